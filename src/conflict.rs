@@ -1,0 +1,363 @@
+//! The refusal that explains itself: why, against what, who won and what to do next (G4).
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::clock::{Span, Timestamp};
+use crate::entity::{Entity, Metadata, Record};
+use crate::precondition::Precondition;
+use crate::version::{EntityTag, Lineage, Version};
+
+/// Why a write was refused. A closed set; what a caller should do differs for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The entity is there, but not as the caller knew it.
+    StaleVersion,
+    /// The entity that the caller knew has been deleted.
+    Deleted,
+    /// The caller relied on an entity that is not there.
+    Absent,
+    /// The caller relied on no entity being there, or not one of these versions.
+    AlreadyExists,
+    /// A retrying write used up its attempts or its time; see [`RetryPolicy`](crate::RetryPolicy).
+    Contended,
+}
+
+impl Reason {
+    /// The reason as it stands on the wire: `stale_version`, `deleted`, …
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::StaleVersion => "stale_version",
+            Reason::Deleted => "deleted",
+            Reason::Absent => "absent",
+            Reason::AlreadyExists => "already_exists",
+            Reason::Contended => "contended",
+        }
+    }
+
+    /// The reason for which `unmet` fails on `current`. `deleted` says whether a deletion of
+    /// the key is remembered.
+    pub(crate) fn of(unmet: &Precondition, current: Option<&Metadata>, deleted: bool) -> Reason {
+        match unmet {
+            Precondition::Absent | Precondition::MatchesNone(_) => Reason::AlreadyExists,
+            _ if current.is_some() => Reason::StaleVersion,
+            Precondition::Exists => Reason::Absent,
+            _ if deleted => Reason::Deleted,
+            _ => Reason::Absent,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the caller of a refused write should do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The same write cannot succeed; a person or the program has to decide anew.
+    Never,
+    /// Read the entity again, apply the change to what is there, and write that.
+    Refetch,
+    /// The same write may succeed after this long.
+    After(Duration),
+}
+
+/// A deletion that the store still remembers.
+#[derive(Clone, Debug)]
+pub struct Deletion {
+    pub(crate) version: Version,
+    pub(crate) deleted_by: Option<crate::Actor>,
+    pub(crate) deleted_at: Timestamp,
+}
+
+impl Deletion {
+    /// The number of the commit that deleted the entity.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Who deleted it, if the delete said so.
+    pub fn deleted_by(&self) -> Option<&str> {
+        self.deleted_by.as_ref().map(crate::Actor::as_str)
+    }
+
+    /// When it was deleted.
+    pub fn deleted_at(&self) -> SystemTime {
+        self.deleted_at.into()
+    }
+}
+
+/// A refused write: what happened, who won, when, and what to do next (G4).
+///
+/// Nothing was written. The current entity was taken in the same critical section as the
+/// decision, so it is the one that the write lost against. Prints as one sentence.
+///
+/// ```
+/// use ifmatch::{Error, Reason, Store};
+///
+/// let store = Store::in_memory();
+/// let shifts = store.collection::<String, String>("shifts")?;
+/// let v1 = shifts.create("s-17", "open".to_owned()).commit()?.version();
+/// shifts.put("s-17", "approved".to_owned()).if_match(v1).by("alice").commit()?;
+///
+/// let Err(Error::Conflict(conflict)) =
+///     shifts.put("s-17", "cancelled".to_owned()).if_match(v1).by("bob").commit()
+/// else {
+///     panic!("version 1 is gone");
+/// };
+/// assert_eq!(conflict.reason(), Reason::StaleVersion);
+/// assert_eq!(*conflict.current::<String>().expect("it is there"), "approved");
+/// assert_eq!(conflict.into_proposed::<String>().as_deref(), Some("cancelled"));
+/// # Ok::<(), Error>(())
+/// ```
+pub struct Conflict {
+    pub(crate) reason: Reason,
+    pub(crate) collection: Arc<str>,
+    pub(crate) key: String,
+    pub(crate) lineage: Lineage,
+    pub(crate) unmet: Precondition,
+    pub(crate) current: Option<Current>,
+    pub(crate) deletion: Option<Deletion>,
+    pub(crate) decided_at: Timestamp,
+    pub(crate) proposed: Option<Box<dyn Any + Send + Sync>>,
+    pub(crate) effort: Option<Effort>,
+}
+
+/// The current entity without its type.
+pub(crate) struct Current {
+    pub(crate) metadata: Metadata,
+    /// An `Arc<Record<V>>`.
+    pub(crate) record: Arc<dyn Any + Send + Sync>,
+}
+
+/// What a retrying write spent before it gave up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    pub(crate) attempts: u32,
+    pub(crate) elapsed: Duration,
+}
+
+impl Conflict {
+    /// Why the write was refused.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The collection of the key.
+    pub fn collection(&self) -> &str {
+        &self.collection
+    }
+
+    /// The key, as text.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The condition that did not hold: the first one of the write's list.
+    pub fn unmet(&self) -> &Precondition {
+        &self.unmet
+    }
+
+    /// The versions that the caller relied on; empty if the condition names none.
+    pub fn expected(&self) -> &[Version] {
+        self.unmet.versions()
+    }
+
+    /// The version of the current entity; `None` if there is none.
+    pub fn current_version(&self) -> Option<Version> {
+        self.current_metadata().map(Metadata::version)
+    }
+
+    /// The tag of the current entity.
+    pub fn current_tag(&self) -> Option<EntityTag> {
+        let version = self.current_version()?;
+        Some(EntityTag { lineage: self.lineage, version })
+    }
+
+    /// Who wrote the current entity and when.
+    pub fn current_metadata(&self) -> Option<&Metadata> {
+        self.current.as_ref().map(|current| &current.metadata)
+    }
+
+    /// The current entity. `None` if there is none, or `V` is not the collection's value type.
+    pub fn current<V: Send + Sync + 'static>(&self) -> Option<Entity<V>> {
+        let record = Arc::clone(&self.current.as_ref()?.record);
+        record.downcast::<Record<V>>().ok().map(Entity::new)
+    }
+
+    /// The deletion of the entity, while the store remembers it.
+    pub fn deletion(&self) -> Option<&Deletion> {
+        self.deletion.as_ref()
+    }
+
+    /// The value that the caller wanted to write, handed back. `None` for a delete, a retrying
+    /// write, or if `V` is not the collection's value type.
+    pub fn into_proposed<V: 'static>(self) -> Option<V> {
+        let proposed: Box<dyn Any> = self.proposed?;
+        proposed.downcast::<V>().ok().map(|value| *value)
+    }
+
+    /// When the write was refused.
+    pub fn decided_at(&self) -> SystemTime {
+        self.decided_at.into()
+    }
+
+    /// What to do next.
+    pub fn retry(&self) -> Retry {
+        match self.reason {
+            Reason::StaleVersion | Reason::Deleted | Reason::Absent => Retry::Refetch,
+            Reason::AlreadyExists => Retry::Never,
+            // As long as the caller has already tried: the load has to fall first.
+            Reason::Contended => {
+                Retry::After(self.effort.map_or(Duration::from_secs(1), |effort| effort.elapsed))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (collection, key) = (&self.collection, &self.key);
+        write!(f, "{collection}/{key} ")?;
+        match self.reason {
+            Reason::StaleVersion => self.say_stale(f),
+            Reason::AlreadyExists => self.say_exists(f),
+            Reason::Absent => f.write_str("does not exist; create it, or check the key"),
+            Reason::Deleted => self.say_deleted(f),
+            Reason::Contended => self.say_contended(f),
+        }
+    }
+}
+
+impl Conflict {
+    fn say_stale(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(current) = self.current_metadata() else {
+            return f.write_str("has changed; read it again and retry");
+        };
+        write!(f, "is at version {}", current.version)?;
+        match &self.unmet {
+            Precondition::UnmodifiedSince(_) => f.write_str(", written since the time named")?,
+            unmet => say_list(f, ", not ", unmet.versions())?,
+        }
+        write!(f, ": {} changed it {} ago", author(current), self.age(current))?;
+        f.write_str("; read it again and retry")
+    }
+
+    fn say_exists(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(current) = self.current_metadata() else {
+            return f.write_str("exists already; choose another key, or replace it");
+        };
+        let (author, age) = (author(current), self.age(current));
+        write!(f, "exists already, at version {}: {author} wrote it {age} ago", current.version)?;
+        f.write_str("; choose another key, or replace that version")
+    }
+
+    fn say_deleted(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(deletion) = &self.deletion else {
+            return f.write_str("was deleted; read it again and decide anew");
+        };
+        let author = deletion.deleted_by().unwrap_or("somebody");
+        let age = Span(self.decided_at.since(deletion.deleted_at));
+        write!(f, "was deleted in version {}: {author} did it {age} ago", deletion.version)?;
+        f.write_str("; read it again and decide anew")
+    }
+
+    fn say_contended(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(effort) = self.effort else {
+            return f.write_str("is contended; try again later");
+        };
+        let (attempts, elapsed) = (effort.attempts, Span(effort.elapsed));
+        write!(f, "changed under each of {attempts} attempts within {elapsed}")?;
+        f.write_str("; try again later, or raise the retry budget")
+    }
+
+    fn age(&self, current: &Metadata) -> Span {
+        Span(self.decided_at.since(current.written_at))
+    }
+}
+
+fn author(current: &Metadata) -> &str {
+    current.written_by().unwrap_or("somebody")
+}
+
+/// ` not 1`, ` not 1 or 2`; nothing for an empty list.
+fn say_list(f: &mut fmt::Formatter<'_>, intro: &str, versions: &[Version]) -> fmt::Result {
+    for (place, version) in versions.iter().enumerate() {
+        let joint = if place == 0 { intro } else { " or " };
+        write!(f, "{joint}{version}")?;
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conflict")
+            .field("reason", &self.reason)
+            .field("collection", &self.collection)
+            .field("key", &self.key)
+            .field("unmet", &self.unmet)
+            .field("current", &self.current_metadata())
+            .field("deletion", &self.deletion)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stale(unmet: Precondition, reason: Reason) -> Conflict {
+        let metadata = Metadata {
+            version: Version::new(2).unwrap(),
+            written_by: Some("alice".into()),
+            written_at: Timestamp(1_000_000),
+            created_at: Timestamp(0),
+            shares_second: false,
+        };
+        Conflict {
+            reason,
+            collection: "shifts".into(),
+            key: "s-17".to_owned(),
+            lineage: Lineage::from_bits(1),
+            unmet,
+            current: Some(Current { metadata, record: Arc::new(()) }),
+            deletion: None,
+            decided_at: Timestamp(1_003_000),
+            proposed: None,
+            effort: None,
+        }
+    }
+
+    #[test]
+    fn g4_a_conflict_says_what_happened_and_what_to_do() {
+        let one = Precondition::Matches(Version::FIRST);
+        assert_eq!(
+            stale(one, Reason::StaleVersion).to_string(),
+            "shifts/s-17 is at version 2, not 1: alice changed it 3 ms ago; \
+             read it again and retry"
+        );
+        assert_eq!(
+            stale(Precondition::Absent, Reason::AlreadyExists).to_string(),
+            "shifts/s-17 exists already, at version 2: alice wrote it 3 ms ago; \
+             choose another key, or replace that version"
+        );
+    }
+
+    #[test]
+    fn g4_the_reason_follows_from_the_condition_and_what_is_known() {
+        let v1 = Precondition::Matches(Version::FIRST);
+        let current = stale(Precondition::Absent, Reason::Absent);
+        let current = current.current_metadata();
+        assert_eq!(Reason::of(&v1, current, false), Reason::StaleVersion);
+        assert_eq!(Reason::of(&v1, None, true), Reason::Deleted);
+        assert_eq!(Reason::of(&v1, None, false), Reason::Absent);
+        assert_eq!(Reason::of(&Precondition::Exists, None, true), Reason::Absent);
+        assert_eq!(Reason::of(&Precondition::Absent, current, false), Reason::AlreadyExists);
+    }
+}

@@ -1,0 +1,246 @@
+//! Everything that can go wrong, in one flat type.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::conflict::{Conflict, Reason};
+
+/// The result of most calls of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call failed.
+///
+/// A refused write is [`Error::Conflict`], apart from everything that went wrong. Each message
+/// says what happened, to which key or file, and what to do next.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A condition of the write did not hold. Nothing was written.
+    Conflict(Box<Conflict>),
+    /// A limit would be exceeded. Nothing was written.
+    Limit {
+        /// Which limit.
+        limit: Limit,
+        /// The most that is allowed.
+        allowed: u64,
+        /// What was asked for.
+        actual: u64,
+    },
+    /// The value cannot be stored, or could not be read back. Nothing was written.
+    Encode {
+        /// The collection of the key.
+        collection: Arc<str>,
+        /// The key, as text.
+        key: String,
+        /// What the codec said.
+        detail: String,
+    },
+    /// A stored value is not of the type that the collection was opened with.
+    Decode {
+        /// The collection of the key.
+        collection: Arc<str>,
+        /// The key, as text.
+        key: String,
+        /// What the codec said.
+        detail: String,
+    },
+    /// The collection is in use, or stored, with another type.
+    CollectionType {
+        /// The collection.
+        collection: String,
+        /// What it was opened or stored with.
+        opened_as: String,
+        /// What was asked for now.
+        asked_for: String,
+    },
+    /// Not a collection name: 1 to 64 characters of `a-z`, `0-9`, `_` and `-`.
+    CollectionName(String),
+    /// The closure of a retrying write refused; carries what it said.
+    Refused(Box<dyn std::error::Error + Send + Sync>),
+    /// The store was closed.
+    Closed,
+    /// An earlier write or sync failed, and the store takes no more writes (G11). What is
+    /// durable can still be read; open the store again to go on.
+    Poisoned {
+        /// Whether this write may have landed.
+        outcome: Outcome,
+        /// What the disk said.
+        source: Arc<io::Error>,
+    },
+    /// Another process, or another store in this one, has the directory open.
+    InUse(PathBuf),
+    /// The file system refused.
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Stored bytes are damaged (G10). The store does not open; nothing was changed.
+    Corrupt {
+        /// The damaged file.
+        path: PathBuf,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        detail: String,
+    },
+    /// The directory holds something else than a store that this build can read.
+    NotAStore {
+        /// The directory or file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+}
+
+/// What became of a write that a poisoned store did not acknowledge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The write was in flight: after reopening it is there, or it is not.
+    Unknown,
+    /// The write was refused before it began.
+    NotApplied,
+}
+
+/// The limits that a store enforces (G12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Bytes of a key, as stored.
+    KeyBytes,
+    /// Bytes of an encoded value.
+    ValueBytes,
+    /// Bytes of an actor's name.
+    ActorBytes,
+    /// Collections of a store.
+    Collections,
+    /// Versions that one condition names.
+    PreconditionVersions,
+}
+
+impl Error {
+    /// The refusal of a closure given to [`try_update`](crate::Collection::try_update):
+    /// carries the caller's own error.
+    pub fn refused(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Refused(error.into())
+    }
+
+    /// The conflict, if it is one.
+    pub fn conflict(&self) -> Option<&Conflict> {
+        match self {
+            Error::Conflict(conflict) => Some(conflict),
+            _ => None,
+        }
+    }
+
+    /// Whether the write was refused because a condition did not hold.
+    pub fn is_conflict(&self) -> bool {
+        self.conflict().is_some()
+    }
+
+    /// Whether the same intent may succeed later, after reading again or waiting.
+    pub fn is_retryable(&self) -> bool {
+        self.conflict().is_some_and(|conflict| conflict.reason() != Reason::AlreadyExists)
+    }
+
+    /// The HTTP status that says the same: 409 for a conflict.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Error::Conflict(_) | Error::Refused(_) | Error::CollectionType { .. } => 409,
+            Error::Limit { limit: Limit::KeyBytes | Limit::ActorBytes, .. } => 400,
+            Error::Limit { limit: Limit::PreconditionVersions, .. } => 400,
+            Error::Limit { limit: Limit::ValueBytes, .. } => 413,
+            Error::Limit { limit: Limit::Collections, .. } => 409,
+            Error::CollectionName(_) => 400,
+            Error::Encode { .. } => 422,
+            Error::Closed | Error::Poisoned { .. } => 503,
+            Error::Decode { .. }
+            | Error::InUse(_)
+            | Error::Io { .. }
+            | Error::Corrupt { .. }
+            | Error::NotAStore { .. } => 500,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Conflict(conflict) => conflict.fmt(f),
+            Error::Limit { limit, allowed, actual } => {
+                write!(f, "{actual} {limit}, where {allowed} are allowed; ")?;
+                f.write_str("make it smaller, or raise the limit in the builder")
+            }
+            Error::Encode { collection, key, detail } => {
+                write!(f, "the value for {collection}/{key} cannot be stored: {detail}; ")?;
+                f.write_str("nothing was written")
+            }
+            Error::Decode { collection, key, detail } => {
+                write!(f, "the value of {collection}/{key} cannot be read: {detail}; ")?;
+                f.write_str("open the collection with the type that it was written with")
+            }
+            Error::CollectionType { collection, opened_as, asked_for } => {
+                write!(f, "collection {collection} holds {opened_as}, not {asked_for}; ")?;
+                f.write_str("use one type per collection")
+            }
+            Error::CollectionName(name) => {
+                write!(f, "{name:?} is no collection name; ")?;
+                f.write_str("use 1 to 64 characters of a-z, 0-9, _ and -")
+            }
+            Error::Refused(error) => error.fmt(f),
+            Error::Closed => f.write_str("the store is closed; open it again"),
+            Error::Poisoned { outcome: Outcome::Unknown, source } => {
+                write!(f, "the disk failed while the write was in flight ({source}); ")?;
+                f.write_str("open the store again and read whether it is there")
+            }
+            Error::Poisoned { outcome: Outcome::NotApplied, source } => {
+                write!(f, "the disk has failed before ({source}) and writes are refused; ")?;
+                f.write_str("nothing was written; open the store again to go on")
+            }
+            Error::InUse(path) => {
+                write!(f, "{} is open in another store; ", path.display())?;
+                f.write_str("stop the process that has it, or choose another directory")
+            }
+            Error::Io { action, path, source } => {
+                write!(f, "cannot {action} {}: {source}; ", path.display())?;
+                f.write_str("check the path, its permissions and the free space")
+            }
+            Error::Corrupt { path, offset, detail } => {
+                write!(f, "{} is damaged at byte {offset}: {detail}; ", path.display())?;
+                f.write_str("nothing was changed; restore the directory from a backup")
+            }
+            Error::NotAStore { path, detail } => {
+                write!(f, "{} is not a store: {detail}; ", path.display())?;
+                f.write_str("choose an empty directory or that of a store")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Poisoned { source, .. } => Some(source.as_ref()),
+            Error::Io { source, .. } => Some(source),
+            Error::Refused(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Limit::KeyBytes => "bytes of key",
+            Limit::ValueBytes => "bytes of encoded value",
+            Limit::ActorBytes => "bytes of actor",
+            Limit::Collections => "collections",
+            Limit::PreconditionVersions => "versions in one condition",
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! One stripe: a hash table, what in it is still to settle, and the deletions it remembers.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use crate::map::chain::{Garbage, Slot, State};
+use crate::map::{Install, KeyBuf, KeyIndex};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Each write settles up to this many earlier ones: more than one, so that the backlog shrinks.
+const SETTLED_PER_WRITE: usize = 2;
+
+pub(crate) struct Stripe<V> {
+    table: HashTable<Hashed<V>>,
+    /// Slots whose settled state is live.
+    live: usize,
+    /// What was installed before it was durable, in version order.
+    settling: VecDeque<Mark>,
+    /// Remembered deletions, in the order they settled; beyond the limit the oldest is forgotten.
+    deleted: VecDeque<Mark>,
+    deleted_limit: usize,
+}
+
+/// A slot with its hash, so that a growing table does not hash keys again.
+struct Hashed<V> {
+    hash: u64,
+    slot: Slot<V>,
+}
+
+/// Finds a slot again without its key.
+#[derive(Clone, Copy)]
+struct Mark {
+    hash: u64,
+    version: u64,
+}
+
+impl<V> Stripe<V> {
+    pub(crate) fn new(deleted_limit: usize) -> Stripe<V> {
+        Stripe {
+            table: HashTable::new(),
+            live: 0,
+            settling: VecDeque::new(),
+            deleted: VecDeque::new(),
+            deleted_limit,
+        }
+    }
+
+    pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<&Slot<V>> {
+        self.table.find(hash, |hashed| *hashed.slot.key == *key).map(|hashed| &hashed.slot)
+    }
+
+    pub(crate) fn len(&self, durable: &AtomicU64) -> usize {
+        let durable = durable.load(Ordering::Acquire);
+        let mut len = self.live;
+        for mark in &self.settling {
+            // A slot has one mark of its newest version, and may have others.
+            let newest = |hashed: &Hashed<V>| hashed.slot.newest().version() == mark.version;
+            let Some(hashed) = self.table.find(mark.hash, newest) else { continue };
+            len += usize::from(hashed.slot.visible(durable).live().is_some());
+            len -= usize::from(hashed.slot.settled().live().is_some());
+        }
+        len
+    }
+
+    pub(crate) fn install(
+        &mut self,
+        keys: &KeyIndex,
+        (hash, key): (u64, &[u8]),
+        state: State<V>,
+        at: Install,
+        garbage: &mut Garbage<V>,
+    ) {
+        let version = state.version();
+        let matches = |hashed: &Hashed<V>| *hashed.slot.key == *key;
+        let slot = match self.table.entry(hash, matches, |hashed| hashed.hash) {
+            Entry::Occupied(entry) => &mut entry.into_mut().slot,
+            Entry::Vacant(entry) => {
+                let slot = Slot::new(KeyBuf::from(key));
+                &mut entry.insert(Hashed { hash, slot }).into_mut().slot
+            }
+        };
+        let before = Standing::of(slot);
+        slot.install(state, at.open_from, at.durable, garbage);
+        let after = Standing::of(slot);
+        if before.listed != after.listed {
+            list(keys, &slot.key, after.listed);
+        }
+        let mark = Mark { hash, version };
+        if after.pending {
+            self.settling.push_back(mark);
+        }
+        self.account(mark, before, after, garbage);
+        self.settle(keys, at.durable, garbage);
+    }
+
+    fn settle(&mut self, keys: &KeyIndex, durable: u64, garbage: &mut Garbage<V>) {
+        for _ in 0..SETTLED_PER_WRITE {
+            let Some(mark) = self.settling.pop_front_if(|mark| mark.version <= durable) else {
+                return;
+            };
+            // Superseded or settled already: some other mark stands for what is left to do.
+            let newest = |hashed: &Hashed<V>| hashed.slot.newest().version() == mark.version;
+            let Some(hashed) = self.table.find_mut(mark.hash, newest) else { continue };
+            let before = Standing::of(&hashed.slot);
+            hashed.slot.settle(durable, garbage);
+            let after = Standing::of(&hashed.slot);
+            if before.listed != after.listed {
+                list(keys, &hashed.slot.key, after.listed);
+            }
+            self.account(mark, before, after, garbage);
+        }
+    }
+
+    /// Keeps the count and the memory of deletions in step with a slot that changed.
+    fn account(&mut self, mark: Mark, before: Standing, after: Standing, garbage: &mut Garbage<V>) {
+        self.live += usize::from(after.live);
+        self.live -= usize::from(before.live);
+        if after.listed || !before.listed {
+            return;
+        }
+        self.deleted.push_back(mark);
+        if self.deleted.len() > self.deleted_limit
+            && let Some(oldest) = self.deleted.pop_front()
+        {
+            self.forget(oldest, garbage);
+        }
+    }
+
+    /// Removes a slot whose deletion is the last that happened to it.
+    fn forget(&mut self, mark: Mark, garbage: &mut Garbage<V>) {
+        let still = |hashed: &Hashed<V>| hashed.slot.newest().version() == mark.version;
+        if let Ok(entry) = self.table.find_entry(mark.hash, still) {
+            garbage.push(entry.get().slot.settled().clone());
+            entry.remove();
+        }
+    }
+}
+
+/// What matters of a slot to the books of its stripe.
+#[derive(Clone, Copy)]
+struct Standing {
+    live: bool,
+    pending: bool,
+    /// Whether the key stands in the index: all but a settled deletion.
+    listed: bool,
+}
+
+impl Standing {
+    fn of<V>(slot: &Slot<V>) -> Standing {
+        let (live, pending) = (slot.settled().live().is_some(), slot.is_pending());
+        Standing { live, pending, listed: live || pending }
+    }
+}
+
+fn list(keys: &KeyIndex, key: &KeyBuf, listed: bool) {
+    let mut keys = keys.write();
+    if listed {
+        keys.insert(key.clone());
+    } else {
+        keys.remove(key);
+    }
+}

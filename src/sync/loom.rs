@@ -1,0 +1,93 @@
+//! The same names over loom. Waits know no time-outs here: whoever waits must be woken.
+
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+pub(crate) use loom::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+use loom::thread::{self, JoinHandle, Thread};
+
+const POISON: &str = "loom stops at the first panic, so no lock outlives one";
+
+#[derive(Default)]
+pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Mutex<T> {
+        Mutex(loom::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().expect(POISON)
+    }
+}
+
+pub(crate) struct RwLock<T>(loom::sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    pub(crate) fn new(value: T) -> RwLock<T> {
+        RwLock(loom::sync::RwLock::new(value))
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().expect(POISON)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().expect(POISON)
+    }
+}
+
+pub(crate) struct Condvar(loom::sync::Condvar);
+
+impl Condvar {
+    pub(crate) fn new() -> Condvar {
+        Condvar(loom::sync::Condvar::new())
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) fn wait<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        _at_most: Option<Duration>,
+    ) -> MutexGuard<'a, T> {
+        self.0.wait(guard).expect(POISON)
+    }
+}
+
+pub(crate) fn spawn(_name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+    Some(thread::spawn(body))
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+pub(crate) struct Parker(Waker);
+
+pub(crate) fn parker() -> Parker {
+    Parker(Waker::from(Arc::new(Unpark(thread::current()))))
+}
+
+impl Parker {
+    pub(crate) fn waker(&self) -> &Waker {
+        &self.0
+    }
+
+    pub(crate) fn park(&self, _at_most: Option<Duration>) {
+        thread::park();
+    }
+}
+
+/// Fixed, so that each run of a model takes the same path.
+pub(crate) fn hash_seed() -> u64 {
+    7
+}
