@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::Timestamp;
+use crate::conflict::Deletion;
 use crate::version::Version;
 
 /// A value and what the store knows about it. Dereferences to the value.
@@ -116,6 +117,32 @@ impl Metadata {
     /// When the entity was created.
     pub fn created_at(&self) -> SystemTime {
         self.created_at.into()
+    }
+}
+
+/// What a write found at its key.
+#[derive(Clone, Copy)]
+pub(crate) enum Previous<'a> {
+    None,
+    Live(&'a Metadata),
+    Deleted(&'a Deletion),
+}
+
+impl Metadata {
+    /// The metadata of a write that follows `previous`.
+    pub(crate) fn after(
+        previous: Previous<'_>,
+        version: Version,
+        written_at: Timestamp,
+        written_by: Option<Actor>,
+    ) -> Metadata {
+        let (created_at, earlier) = match previous {
+            Previous::None => (written_at, None),
+            Previous::Live(metadata) => (metadata.created_at, Some(metadata.written_at)),
+            Previous::Deleted(deletion) => (written_at, Some(deletion.deleted_at)),
+        };
+        let shares_second = earlier.is_some_and(|time| time.second() == written_at.second());
+        Metadata { version, written_by, written_at, created_at, shares_second }
     }
 }
 

@@ -1,17 +1,97 @@
-//! stub
-#![forbid(unsafe_code)]
+//! An embeddable, durable, optimistic-concurrency store whose conflicts explain themselves.
+//!
+//! Every entity has a version. Every write names the condition it relies on. A write that lost
+//! the race gets a [`Conflict`] that says what happened, who won and what to do next: what a good
+//! HTTP `409 Conflict` would say.
+//!
+//! ```
+//! use ifmatch::{Error, Store};
+//!
+//! let store = Store::in_memory(); // or Store::open("data")?
+//! let shifts = store.collection::<String, String>("shifts")?;
+//!
+//! let v1 = shifts.create("s-17", "open".to_owned()).by("import").commit()?.version();
+//! shifts.put("s-17", "approved".to_owned()).if_match(v1).by("alice").commit()?;
+//!
+//! match shifts.put("s-17", "cancelled".to_owned()).if_match(v1).by("bob").commit() {
+//!     // shifts/s-17 is at version 2, not 1: alice changed it 3 ms ago; read it again and retry
+//!     Err(Error::Conflict(conflict)) => println!("{conflict}"),
+//!     other => panic!("version 1 is gone, and yet: {other:?}"),
+//! }
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! # Guarantees
+//!
+//! Numbered, so that tests and documentation can name them; see the README for all of them.
+//!
+//! - **G1 Conditional.** A write takes effect if and only if its preconditions held at the
+//!   instant it took effect. Single-key operations are linearizable.
+//! - **G2 One version, one content, for ever.** A version is never given out twice.
+//! - **G3 Acknowledged means durable**, and nothing that is not durable is ever shown.
+//! - **G4 A conflict explains itself.**
+//! - **G6 No accidental overwrite.** A write without a condition does not compile.
+//! - **G7 Bounded and fair retry** in [`update`](Collection::update) and its kin.
+//! - **G10 Bad bytes are found, never served.**
+//! - **G11 I/O failure loses nothing acknowledged.**
+//! - **G12 Everything is bounded**; see [`Limits`].
+//!
+//! # Features
+//!
+//! None by default. `http`: conditional requests and problem documents, framework-neutral;
+//! `axum`: a router; `server`: the `ifmatch` program; `uuid`: `Uuid` keys; `testing`: a disk
+//! that loses power and a clock set by hand.
+
+#![cfg_attr(ifmatch_docs, feature(doc_cfg))]
+
 mod clock;
+mod codec;
+mod collection;
+mod commit;
 mod conflict;
+mod disk;
 mod entity;
 mod error;
+mod journal;
 mod key;
+mod log;
 mod map;
+mod options;
 mod precondition;
+mod record;
+mod recovery;
+mod retry;
+mod service;
+mod store;
 mod sync;
+mod turns;
+mod update;
 mod version;
-pub use conflict::*;
-pub use entity::*;
-pub use error::*;
-pub use key::*;
-pub use precondition::*;
-pub use version::*;
+mod write;
+
+pub use clock::Clock;
+pub use collection::{Collection, Range};
+pub use conflict::{Conflict, Deletion, Reason, Retry};
+pub use entity::{Actor, Entity, Metadata};
+pub use error::{Error, Limit, Outcome, Result};
+pub use key::{AsKey, AsPrefix, Key};
+pub use options::{Limits, RetryPolicy, StoreBuilder};
+pub use precondition::{Precondition, decide};
+pub use store::Store;
+pub use update::{Change, Compute, Computed, Decide, Method, TryChange, Update, UpdateFuture};
+pub use version::{EntityTag, Lineage, NotATag, Version};
+pub use write::{
+    Committed, Conditional, Delete, Deleted, Operation, Put, Unconditioned, Write, WriteFuture,
+};
+
+/// For tests: a disk in memory that loses power, a clock set by hand, and decoders to fuzz.
+#[cfg(feature = "testing")]
+pub mod testing {
+    pub use crate::clock::ManualClock;
+    pub use crate::disk::{Disk, DiskFile, MemoryDisk};
+}
+
+/// The examples of the README, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -113,7 +113,7 @@ mod tests {
     fn g1_each_condition_holds_exactly_where_it_says() {
         use Precondition::*;
         let at_3 = entity(3, 10_500_000, false);
-        let second = |s| UnmodifiedSince(UNIX_EPOCH + Duration::from_millis(s * 1_000 + 7));
+        let second = |s: u64| UnmodifiedSince(UNIX_EPOCH + Duration::from_millis(s * 1_000 + 7));
         for (condition, present, absent) in [
             (Absent, false, true),
             (Exists, true, false),

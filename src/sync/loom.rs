@@ -1,5 +1,6 @@
 //! The same names over loom. Waits know no time-outs here: whoever waits must be woken.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -90,4 +91,28 @@ impl Parker {
 /// Fixed, so that each run of a model takes the same path.
 pub(crate) fn hash_seed() -> u64 {
     7
+}
+
+loom::thread_local! {
+    static USER_CODE: Cell<u32> = Cell::new(0);
+}
+
+/// Marks that the calling thread runs a closure of the caller's.
+pub(crate) struct UserCode(());
+
+impl UserCode {
+    pub(crate) fn enter() -> UserCode {
+        USER_CODE.with(|depth| depth.set(depth.get() + 1));
+        UserCode(())
+    }
+
+    pub(crate) fn is_running() -> bool {
+        USER_CODE.with(|depth| depth.get() > 0)
+    }
+}
+
+impl Drop for UserCode {
+    fn drop(&mut self) {
+        USER_CODE.with(|depth| depth.set(depth.get() - 1));
+    }
 }

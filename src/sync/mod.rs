@@ -14,6 +14,6 @@ mod loom;
 use self::loom as imp;
 
 pub(crate) use imp::{
-    AtomicBool, AtomicU64, Condvar, Mutex, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    hash_seed, parker, spawn,
+    AtomicBool, AtomicU64, Condvar, Mutex, Ordering, RwLock, RwLockWriteGuard, UserCode, hash_seed,
+    parker, spawn,
 };

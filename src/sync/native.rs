@@ -1,12 +1,13 @@
 //! parking_lot's locks and the operating system's threads.
 
+use std::cell::Cell;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A condition variable; with a time-out it may also wake for no reason.
@@ -80,4 +81,28 @@ impl Parker {
 /// A seed that keys chosen by a stranger cannot anticipate.
 pub(crate) fn hash_seed() -> u64 {
     std::hash::RandomState::new().hash_one(0)
+}
+
+thread_local! {
+    static USER_CODE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Marks that the calling thread runs a closure of the caller's.
+pub(crate) struct UserCode(());
+
+impl UserCode {
+    pub(crate) fn enter() -> UserCode {
+        USER_CODE.with(|depth| depth.set(depth.get() + 1));
+        UserCode(())
+    }
+
+    pub(crate) fn is_running() -> bool {
+        USER_CODE.with(|depth| depth.get() > 0)
+    }
+}
+
+impl Drop for UserCode {
+    fn drop(&mut self) {
+        USER_CODE.with(|depth| depth.set(depth.get() - 1));
+    }
 }

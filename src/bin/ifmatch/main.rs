@@ -1,1 +1,3 @@
+//! The `ifmatch` program.
+
 fn main() {}

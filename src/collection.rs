@@ -1,0 +1,281 @@
+//! A typed, named map from key to entity, and how it is read.
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec;
+use crate::conflict::Deletion;
+use crate::entity::{Entity, Record};
+use crate::error::{Error, Result};
+use crate::key::{AsKey, AsPrefix, Key, text_of};
+use crate::map::{Garbage, Install, KeyBuf, Map, State};
+use crate::recovery::{Stored, StoredCollection};
+use crate::store::Inner;
+use crate::sync::AtomicBool;
+
+/// A typed, named map from key to entity. All of it is held in memory.
+///
+/// A handle, cheap to clone, that keeps its store open. Reads never wait: they see the newest
+/// entity that is durable (G3), and what they return is a snapshot.
+///
+/// ```
+/// let store = ifmatch::Store::in_memory();
+/// let shifts = store.collection::<String, u32>("shifts")?;
+/// shifts.create("s-1", 8).commit()?;
+/// shifts.create("s-2", 6).commit()?;
+/// let mut hours = 0;
+/// for item in shifts.prefix("s-") {
+///     let (_key, shift) = item?;
+///     hours += *shift;
+/// }
+/// assert_eq!(hours, 14);
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+pub struct Collection<K, V> {
+    pub(crate) store: Arc<Inner>,
+    pub(crate) state: Arc<CollectionState<V>>,
+    key: PhantomData<fn() -> K>,
+}
+
+/// What all handles of a collection share.
+pub(crate) struct CollectionState<V> {
+    pub(crate) id: u32,
+    pub(crate) name: Arc<str>,
+    pub(crate) map: Map<V>,
+    /// Whether the log knows the name. Set under the lock of the log.
+    pub(crate) announced: AtomicBool,
+}
+
+impl<K, V> Clone for Collection<K, V> {
+    fn clone(&self) -> Self {
+        let (store, state) = (Arc::clone(&self.store), Arc::clone(&self.state));
+        Collection { store, state, key: PhantomData }
+    }
+}
+
+impl<K, V> std::fmt::Debug for Collection<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collection").field("name", &self.state.name).finish_non_exhaustive()
+    }
+}
+
+impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
+    pub(crate) fn new(store: Arc<Inner>, state: Arc<CollectionState<V>>) -> Collection<K, V> {
+        Collection { store, state, key: PhantomData }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// The entity at `key`, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn get(&self, key: impl AsKey<K>) -> Result<Option<Entity<V>>> {
+        Ok(key.with_bytes(|key| self.visible(key))?.map(Entity::new))
+    }
+
+    /// Runs `f` on the value at `key`, if there is one. No lock is held meanwhile.
+    ///
+    /// ```
+    /// let store = ifmatch::Store::in_memory();
+    /// let notes = store.collection::<u64, String>("notes")?;
+    /// notes.create(7, "call back".to_owned()).commit()?;
+    /// assert_eq!(notes.read(7, |note| note.len())?, Some(9));
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn read<R>(&self, key: impl AsKey<K>, f: impl FnOnce(&V) -> R) -> Result<Option<R>> {
+        let record = key.with_bytes(|key| self.visible(key))?;
+        Ok(record.map(|record| f(&record.value)))
+    }
+
+    /// Whether there is an entity at `key`.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn contains(&self, key: impl AsKey<K>) -> Result<bool> {
+        let (map, durable) = (&self.state.map, self.store.durable()?);
+        Ok(key.with_bytes(|key| map.contains(map.hash(key), key, durable)))
+    }
+
+    /// How many entities there are. Counted stripe by stripe: writes meanwhile may or may not
+    /// be counted.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn len(&self) -> Result<usize> {
+        Ok(self.state.map.len(self.store.durable()?))
+    }
+
+    /// Whether there is none; see [`len`](Collection::len).
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The entities whose keys lie within the bounds, in key order.
+    ///
+    /// Consistent per key, not as a whole: each entity is read when the iterator gets there.
+    /// To go on later, start anew behind the last key:
+    ///
+    /// ```
+    /// use std::ops::Bound;
+    ///
+    /// let store = ifmatch::Store::in_memory();
+    /// let rows = store.collection::<u64, u64>("rows")?;
+    /// for id in 0..10 {
+    ///     rows.create(id, id * id).commit()?;
+    /// }
+    /// let page: Result<Vec<_>, _> = rows.range(3..).take(2).collect();
+    /// let (last, _) = page?.pop().expect("there are more");
+    /// let (_, next) = rows.range((Bound::Excluded(last), Bound::Unbounded)).next().unwrap()?;
+    /// assert_eq!(*next, 25);
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn range<Q: AsKey<K>>(&self, bounds: impl RangeBounds<Q>) -> Range<K, V> {
+        let bound = |bound: Bound<&Q>| bound.map(|key| key.with_bytes(|key| KeyBuf::from(key)));
+        Range::new(self.clone(), bound(bounds.start_bound()), bound(bounds.end_bound()))
+    }
+
+    /// All entities in key order; see [`range`](Collection::range).
+    pub fn iter(&self) -> Range<K, V> {
+        Range::new(self.clone(), Bound::Unbounded, Bound::Unbounded)
+    }
+
+    /// The entities whose keys begin with `prefix`, in key order; see
+    /// [`range`](Collection::range). For tuple keys the prefix is the first part, as a
+    /// one-tuple.
+    pub fn prefix(&self, prefix: impl AsPrefix<K>) -> Range<K, V> {
+        prefix.with_prefix(|prefix| {
+            let end = after_prefix(prefix)
+                .map_or(Bound::Unbounded, |end| Bound::Excluded(KeyBuf::from(&end[..])));
+            Range::new(self.clone(), Bound::Included(KeyBuf::from(prefix)), end)
+        })
+    }
+
+    fn visible(&self, key: &[u8]) -> Result<Option<Arc<Record<V>>>> {
+        let (map, durable) = (&self.state.map, self.store.durable()?);
+        Ok(map.visible(map.hash(key), key, durable))
+    }
+}
+
+/// The first key behind all that begin with `prefix`; `None` if there is no end to them.
+fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix.get(..=last)?.to_vec();
+    *end.last_mut()? += 1;
+    Some(end)
+}
+
+/// An iterator over entities in key order. Holds no lock between two items.
+pub struct Range<K, V> {
+    collection: Collection<K, V>,
+    start: Bound<KeyBuf>,
+    end: Bound<KeyBuf>,
+    /// Keys to look at before more are taken from the index.
+    candidates: VecDeque<KeyBuf>,
+}
+
+/// Keys are taken from the index in portions of this size.
+const PORTION: usize = 128;
+
+impl<K, V> Range<K, V> {
+    fn new(collection: Collection<K, V>, start: Bound<KeyBuf>, end: Bound<KeyBuf>) -> Range<K, V> {
+        Range { collection, start, end, candidates: VecDeque::new() }
+    }
+
+    fn next_candidate(&mut self) -> Option<KeyBuf> {
+        if self.candidates.is_empty() {
+            let bounds = (as_slice(&self.start), as_slice(&self.end));
+            self.candidates = self.collection.state.map.candidates(bounds, PORTION).into();
+            if let Some(last) = self.candidates.back() {
+                self.start = Bound::Excluded(last.clone());
+            }
+        }
+        self.candidates.pop_front()
+    }
+}
+
+fn as_slice(bound: &Bound<KeyBuf>) -> Bound<&[u8]> {
+    bound.as_ref().map(|key| &**key)
+}
+
+impl<K: Key, V: Send + Sync + 'static> Iterator for Range<K, V> {
+    type Item = Result<(K, Entity<V>)>;
+
+    /// The next key that has a visible entity.
+    ///
+    /// # Errors
+    /// As an item: [`Error::Closed`].
+    fn next(&mut self) -> Option<Result<(K, Entity<V>)>> {
+        loop {
+            let bytes = self.next_candidate()?;
+            let entity = match self.collection.visible(&bytes) {
+                Ok(record) => record.map(Entity::new),
+                Err(error) => return Some(Err(error)),
+            };
+            if let Some(item) = K::decode(&bytes).zip(entity) {
+                return Some(Ok(item));
+            }
+        }
+    }
+}
+
+impl<V> CollectionState<V> {
+    /// The collection with what is stored of it, decoded.
+    ///
+    /// # Errors
+    /// [`Error::Decode`].
+    pub(crate) fn load<K: Key>(
+        id: u32,
+        name: &str,
+        stripes: usize,
+        deletions: usize,
+        stored: Option<Arc<StoredCollection>>,
+    ) -> Result<CollectionState<V>>
+    where
+        V: Serialize + DeserializeOwned,
+    {
+        let announced = AtomicBool::new(stored.is_some());
+        let map = Map::new(stripes, deletions);
+        let state = CollectionState { id, name: name.into(), map, announced };
+        for (key, stored) in stored.iter().flat_map(|stored| stored.iter()) {
+            state.place::<K>(key, stored)?;
+        }
+        Ok(state)
+    }
+
+    fn place<K: Key>(&self, key: &KeyBuf, stored: &Stored) -> Result<()>
+    where
+        V: DeserializeOwned,
+    {
+        let unreadable = |detail| Error::Decode {
+            collection: Arc::clone(&self.name),
+            key: text_of::<K>(key),
+            detail,
+        };
+        let state = match stored {
+            Stored::Deleted(deletion) => State::Deleted(Arc::new(Deletion::clone(deletion))),
+            Stored::Live { metadata, value } => {
+                let value = codec::decode(value).map_err(unreadable)?;
+                State::Live(Arc::new(Record { metadata: metadata.clone(), value }))
+            }
+        };
+        let durable = Install { open_from: 0, durable: u64::MAX };
+        let hash = self.map.hash(key);
+        self.map.lock(hash, key).install(state, durable, &mut Garbage::new());
+        Ok(())
+    }
+}

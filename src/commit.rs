@@ -1,0 +1,268 @@
+//! One attempt at a write: decide, append and install at one instant, with one stripe locked.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::clock::Timestamp;
+use crate::codec;
+use crate::collection::CollectionState;
+use crate::conflict::{Conflict, Current, Deletion, Effort, Reason};
+use crate::entity::{Actor, Entity, Metadata, Previous, Record};
+use crate::error::{Error, Limit, Result};
+use crate::key::{Key, text_of};
+use crate::log::Stamp;
+use crate::map::{Garbage, Install, State};
+use crate::precondition::{Precondition, decide};
+use crate::record::{self, CATALOG, CatalogEntry, LoggedWrite};
+use crate::store::Inner;
+use crate::sync::Ordering;
+use crate::version::Version;
+use crate::write::Deleted;
+
+/// A change that is ready to be tried: everything that takes time has been done.
+pub(crate) struct Prepared<V> {
+    change: Change<V>,
+    pub(crate) actor: Option<Actor>,
+}
+
+enum Change<V> {
+    /// The record is not shared before it is installed. `encoded` is empty in memory.
+    Put {
+        record: Arc<Record<V>>,
+        encoded: Vec<u8>,
+    },
+    Delete,
+}
+
+/// How an attempt ended. Nobody may be told before `rests_on` is durable (G3).
+pub(crate) enum Attempt<V> {
+    Landed(Landed<V>),
+    Refused(Refused<V>),
+}
+
+pub struct Landed<V> {
+    pub(crate) written: Written<V>,
+    /// What was replaced: dropped with this, when no lock is held.
+    _garbage: Garbage<V>,
+}
+
+pub(crate) enum Written<V> {
+    Put { entity: Entity<V>, previous: Option<Version> },
+    Deleted(Deleted),
+}
+
+pub(crate) struct Refused<V> {
+    unmet: Precondition,
+    /// What the decision was taken on.
+    pub(crate) newest: State<V>,
+    decided_at: Timestamp,
+    change: Change<V>,
+}
+
+impl<V> Attempt<V> {
+    /// The highest version that the answer was decided on.
+    pub(crate) fn rests_on(&self) -> u64 {
+        match self {
+            Attempt::Landed(landed) => landed.written.version().get(),
+            Attempt::Refused(refused) => refused.newest.version(),
+        }
+    }
+}
+
+impl<V> Written<V> {
+    fn version(&self) -> Version {
+        match self {
+            Written::Put { entity, .. } => entity.version(),
+            Written::Deleted(deleted) => deleted.version,
+        }
+    }
+}
+
+impl<V> Prepared<V> {
+    pub(crate) fn delete(actor: Option<Actor>) -> Prepared<V> {
+        Prepared { change: Change::Delete, actor }
+    }
+}
+
+impl<V: Serialize + DeserializeOwned> Prepared<V> {
+    /// Encodes the value, if records are kept.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] and [`Error::Limit`].
+    pub(crate) fn put<K: Key>(
+        store: &Inner,
+        collection: &CollectionState<V>,
+        key: &[u8],
+        value: V,
+        actor: Option<Actor>,
+    ) -> Result<Prepared<V>> {
+        let mut encoded = Vec::new();
+        if store.journal.keeps_records() {
+            encoded = codec::encode(&value).map_err(|detail| Error::Encode {
+                collection: Arc::clone(&collection.name),
+                key: text_of::<K>(key),
+                detail,
+            })?;
+            store.limits.check(Limit::ValueBytes, encoded.len())?;
+        }
+        // What is not known yet is filled in when the write has its place in the order.
+        let metadata = Metadata {
+            version: Version::FIRST,
+            written_by: None,
+            written_at: Timestamp::default(),
+            created_at: Timestamp::default(),
+            shares_second: false,
+        };
+        let record = Arc::new(Record { metadata, value });
+        Ok(Prepared { change: Change::Put { record, encoded }, actor })
+    }
+}
+
+impl<V> CollectionState<V> {
+    /// Tries a change. It takes effect if and only if all preconditions hold (G1).
+    ///
+    /// # Errors
+    /// [`Error::Closed`] and [`Error::Poisoned`]; nothing was written then.
+    pub(crate) fn attempt<K: Key>(
+        &self,
+        store: &Inner,
+        key: &[u8],
+        prepared: Prepared<V>,
+        preconditions: &[Precondition],
+        by_future: bool,
+    ) -> Result<Attempt<V>> {
+        let Prepared { change, actor } = prepared;
+        let (mut garbage, hash) = (Garbage::new(), self.map.hash(key));
+        let locked = self.map.lock(hash, key);
+        let newest = locked.newest();
+        let current = newest.live().map(|record| &record.metadata);
+        if let Err(unmet) = change.decide(preconditions, current) {
+            let newest = newest.clone();
+            drop(locked);
+            let decided_at = store.now();
+            return Ok(Attempt::Refused(Refused { unmet, newest, decided_at, change }));
+        }
+        let stamp = store.journal.append(&*store.clock, by_future, |bytes| {
+            self.log::<K>(bytes, key, &change, actor.as_ref());
+        })?;
+        let (state, written) = change.land(newest, stamp, actor);
+        let durable = store.journal.durable().load(Ordering::Acquire);
+        locked.install(state, Install { open_from: stamp.open_from, durable }, &mut garbage);
+        Ok(Attempt::Landed(Landed { written, _garbage: garbage }))
+    }
+
+    /// Writes the record of a change, and the collection's name before its first one.
+    fn log<K: Key>(
+        &self,
+        bytes: &mut Vec<u8>,
+        key: &[u8],
+        change: &Change<V>,
+        actor: Option<&Actor>,
+    ) {
+        // The lock of the log orders this: no record of the collection comes before its name.
+        let known = self.announced.swap(true, Ordering::Relaxed);
+        record::begin(bytes, actor.map(Actor::as_str), if known { 1 } else { 2 });
+        if !known {
+            let entry = CatalogEntry { id: self.id, key_kind: K::kind() }.encode();
+            let (key, value) = (self.name.as_bytes(), Some(&entry[..]));
+            LoggedWrite { collection: CATALOG, key, value }.encode(bytes);
+        }
+        let value = match change {
+            Change::Put { encoded, .. } => Some(&encoded[..]),
+            Change::Delete => None,
+        };
+        LoggedWrite { collection: self.id, key, value }.encode(bytes);
+    }
+}
+
+impl<V> Change<V> {
+    /// The first condition that does not hold. There is no deleting what is not there, whatever
+    /// the conditions say.
+    fn decide(
+        &self,
+        preconditions: &[Precondition],
+        current: Option<&Metadata>,
+    ) -> std::result::Result<(), Precondition> {
+        decide(preconditions, current).map_err(Precondition::clone)?;
+        match (self, current) {
+            (Change::Delete, None) => Err(Precondition::Exists),
+            _ => Ok(()),
+        }
+    }
+
+    /// The state to install, and what the caller is told.
+    fn land(self, newest: &State<V>, stamp: Stamp, actor: Option<Actor>) -> (State<V>, Written<V>) {
+        let written_at = stamp.written_at;
+        let version = Version::new(stamp.version).unwrap_or(Version::FIRST);
+        let replaced = newest.live().map(|record| record.metadata.version);
+        let Change::Put { mut record, .. } = self else {
+            let deletion = Deletion { version, deleted_by: actor, deleted_at: written_at };
+            let previous = replaced.unwrap_or(version);
+            let written = Written::Deleted(Deleted { version, previous });
+            return (State::Deleted(Arc::new(deletion)), written);
+        };
+        let previous = match newest {
+            State::Vacant => Previous::None,
+            State::Live(record) => Previous::Live(&record.metadata),
+            State::Deleted(deletion) => Previous::Deleted(deletion),
+        };
+        let metadata = Metadata::after(previous, version, written_at, actor);
+        // Made in `Prepared::put` and not shared since.
+        if let Some(record) = Arc::get_mut(&mut record) {
+            record.metadata = metadata;
+        }
+        let entity = Entity::new(Arc::clone(&record));
+        (State::Live(record), Written::Put { entity, previous: replaced })
+    }
+}
+
+impl<V: Send + Sync + 'static> Refused<V> {
+    /// The refusal of a change that needs an entity where there is none.
+    pub(crate) fn absent(newest: State<V>, decided_at: Timestamp) -> Refused<V> {
+        Refused { unmet: Precondition::Exists, newest, decided_at, change: Change::Delete }
+    }
+
+    /// The refusal as its caller gets it (G4).
+    pub(crate) fn into_conflict<K: Key>(
+        self,
+        store: &Inner,
+        collection: &CollectionState<V>,
+        key: &[u8],
+        effort: Option<Effort>,
+    ) -> Error {
+        let Refused { unmet, newest, decided_at, change } = self;
+        let (current, deletion) = match newest {
+            State::Vacant => (None, None),
+            State::Deleted(deletion) => (None, Some(Deletion::clone(&deletion))),
+            State::Live(record) => {
+                let metadata = record.metadata.clone();
+                (Some(Current { metadata, record }), None)
+            }
+        };
+        let metadata = current.as_ref().map(|current| &current.metadata);
+        let reason = match effort {
+            Some(_) => Reason::Contended,
+            None => Reason::of(&unmet, metadata, deletion.is_some()),
+        };
+        let proposed = match change {
+            Change::Put { record, .. } => Arc::into_inner(record).map(|record| record.value),
+            Change::Delete => None,
+        };
+        let conflict = Conflict {
+            reason,
+            collection: Arc::clone(&collection.name),
+            key: text_of::<K>(key),
+            lineage: store.lineage,
+            unmet,
+            current,
+            deletion,
+            decided_at,
+            proposed: proposed.map(|value| Box::new(value) as Box<dyn Any + Send + Sync>),
+            effort,
+        };
+        Error::Conflict(Box::new(conflict))
+    }
+}

@@ -1,0 +1,215 @@
+//! Frames: the unit that is written with one call and made durable by one sync.
+//!
+//! FORMAT.md draws the bytes. The checksum also covers the segment's salt and the frame's offset,
+//! so that a frame is valid in its own place only.
+
+use crate::clock::Timestamp;
+
+pub(crate) const HEADER: usize = 28;
+const RECORD_HEADER: usize = 12;
+
+/// Where a frame stands: what the checksum covers besides the frame's own bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) salt: u64,
+    pub(crate) offset: u64,
+}
+
+/// A frame that is being filled with the records of commits.
+pub(crate) struct FrameBuilder {
+    bytes: Vec<u8>,
+    first_version: u64,
+    count: u32,
+}
+
+impl FrameBuilder {
+    /// `spare` is a buffer to use again.
+    pub(crate) fn new(first_version: u64, mut spare: Vec<u8>) -> FrameBuilder {
+        spare.clear();
+        spare.resize(HEADER, 0);
+        FrameBuilder { bytes: spare, first_version, count: 0 }
+    }
+
+    pub(crate) fn first_version(&self) -> u64 {
+        self.first_version
+    }
+
+    /// The version that the next record will get.
+    pub(crate) fn next_version(&self) -> u64 {
+        self.first_version + u64::from(self.count)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Appends the record of one commit; `payload` writes its content.
+    pub(crate) fn push(&mut self, written_at: Timestamp, payload: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&written_at.0.to_le_bytes());
+        payload(&mut self.bytes);
+        let len = self.bytes.len() - start - RECORD_HEADER;
+        put(&mut self.bytes, start, &(len as u32).to_le_bytes());
+        self.count += 1;
+    }
+
+    /// The bytes to write at `place`. `synced_to` is the highest version known durable.
+    pub(crate) fn finish(mut self, place: Place, synced_to: u64) -> Vec<u8> {
+        let body = (self.bytes.len() - HEADER) as u32;
+        put(&mut self.bytes, 4, &body.to_le_bytes());
+        put(&mut self.bytes, 8, &self.first_version.to_le_bytes());
+        put(&mut self.bytes, 16, &synced_to.to_le_bytes());
+        put(&mut self.bytes, 24, &self.count.to_le_bytes());
+        let checksum = checksum(place, self.bytes.get(4..).unwrap_or_default());
+        put(&mut self.bytes, 0, &checksum.to_le_bytes());
+        self.bytes
+    }
+}
+
+/// A valid frame, borrowed from the segment.
+pub(crate) struct Frame<'a> {
+    pub(crate) first_version: u64,
+    pub(crate) synced_to: u64,
+    pub(crate) count: u32,
+    body: &'a [u8],
+}
+
+/// The record of one commit.
+pub(crate) struct LogRecord<'a> {
+    pub(crate) version: u64,
+    pub(crate) written_at: Timestamp,
+    pub(crate) payload: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the frame at the start of `bytes`. `None` if there is no valid one.
+    pub(crate) fn read(bytes: &'a [u8], place: Place) -> Option<Frame<'a>> {
+        let mut rest = bytes;
+        let stored = u32::from_le_bytes(take(&mut rest)?);
+        let covered = rest;
+        let body_len = u32::from_le_bytes(take(&mut rest)?) as usize;
+        let first_version = u64::from_le_bytes(take(&mut rest)?);
+        let synced_to = u64::from_le_bytes(take(&mut rest)?);
+        let count = u32::from_le_bytes(take(&mut rest)?);
+        // Zeroes, as in space not yet written, are no frame: no commit has version zero.
+        let plausible = first_version != 0
+            && first_version.checked_add(count.into()).is_some()
+            && (count as usize).saturating_mul(RECORD_HEADER) <= body_len;
+        if !plausible {
+            return None;
+        }
+        let body = rest.get(..body_len)?;
+        let covered = covered.get(..HEADER - 4 + body_len)?;
+        let valid = checksum(place, covered) == stored;
+        valid.then_some(Frame { first_version, synced_to, count, body })
+    }
+
+    /// Bytes of the whole frame.
+    pub(crate) fn len(&self) -> usize {
+        HEADER + self.body.len()
+    }
+
+    /// An empty frame: everything before it was synced before it was written.
+    pub(crate) fn is_seal(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The records in version order. `None` for one whose lengths do not add up.
+    pub(crate) fn records(&self) -> impl Iterator<Item = Option<LogRecord<'a>>> + use<'a> {
+        let (mut rest, first, count) = (self.body, self.first_version, self.count);
+        (0..count).map(move |place| {
+            let len = u32::from_le_bytes(take(&mut rest)?) as usize;
+            let written_at = Timestamp::from_micros(u64::from_le_bytes(take(&mut rest)?));
+            let (payload, after) = rest.split_at_checked(len)?;
+            rest = after;
+            let whole = place + 1 < count || rest.is_empty();
+            let version = first + u64::from(place);
+            whole.then_some(LogRecord { version, written_at, payload })
+        })
+    }
+}
+
+fn checksum(place: Place, bytes: &[u8]) -> u32 {
+    let seed = crc32c::crc32c(&place.salt.to_le_bytes());
+    let seed = crc32c::crc32c_append(seed, &place.offset.to_le_bytes());
+    crc32c::crc32c_append(seed, bytes)
+}
+
+fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + field.len()) {
+        place.copy_from_slice(field);
+    }
+}
+
+/// Takes a field of fixed width off the front.
+pub(crate) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (field, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PLACE: Place = Place { salt: 5, offset: 64 };
+
+    fn frame(payloads: &[Vec<u8>]) -> Vec<u8> {
+        let mut frame = FrameBuilder::new(7, Vec::new());
+        for payload in payloads {
+            frame.push(Timestamp(9), |bytes| bytes.extend_from_slice(payload));
+        }
+        frame.finish(PLACE, 6)
+    }
+
+    proptest! {
+        #[test]
+        fn a_frame_reads_back(payloads: Vec<Vec<u8>>, after: Vec<u8>) {
+            let mut bytes = frame(&payloads);
+            let len = bytes.len();
+            bytes.extend(after);
+            let read = Frame::read(&bytes, PLACE).unwrap();
+            prop_assert_eq!((read.first_version, read.synced_to, read.len()), (7, 6, len));
+            prop_assert_eq!(read.is_seal(), payloads.is_empty());
+            let records: Vec<_> = read.records().map(Option::unwrap).collect();
+            prop_assert!(records.iter().map(|record| record.payload.to_vec()).eq(payloads));
+            prop_assert!(records.iter().map(|record| record.version).eq(7..7 + len_u64(&records)));
+        }
+
+        #[test]
+        fn g10_no_flipped_bit_passes(
+            payloads: Vec<Vec<u8>>,
+            at: prop::sample::Index,
+            bit in 0..8u8,
+        ) {
+            let mut bytes = frame(&payloads);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(Frame::read(&bytes, PLACE).is_none());
+        }
+
+        #[test]
+        fn no_bytes_make_reading_panic(bytes: Vec<u8>) {
+            if let Some(frame) = Frame::read(&bytes, PLACE) {
+                frame.records().for_each(drop);
+            }
+        }
+    }
+
+    fn len_u64(records: &[LogRecord<'_>]) -> u64 {
+        records.len() as u64
+    }
+
+    #[test]
+    fn g10_a_frame_is_valid_in_its_own_place_only() {
+        let bytes = frame(&[b"x".to_vec()]);
+        assert!(Frame::read(&bytes, Place { offset: 65, ..PLACE }).is_none());
+        assert!(Frame::read(&bytes, Place { salt: 6, ..PLACE }).is_none());
+    }
+}

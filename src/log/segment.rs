@@ -1,0 +1,230 @@
+//! Segments: the files of the log, and the one writer that appends frames to them.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile};
+use crate::log::frame::{FrameBuilder, Place, take};
+use crate::version::Lineage;
+
+pub(crate) const HEADER: usize = 64;
+const MAGIC: [u8; 8] = *b"ifmatchL";
+const FORMAT: u32 = 1;
+
+/// How many versions a segment promises to hold at most. After an unclean stop numbering goes on
+/// above the promise, so that a version that was lost is not given out again (G2).
+const VERSIONS_PER_SEGMENT: u64 = 1 << 20;
+
+/// Space is taken from the file system in steps of this size: a sync need not write the length
+/// of the file as long as the frame fits into what was taken before.
+const ALLOCATION: u64 = 1 << 20;
+
+/// What stands at the start of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) lineage: Lineage,
+    pub(crate) number: u64,
+    /// Random, so that a frame left over in a file that is used again does not fit.
+    pub(crate) salt: u64,
+    pub(crate) first_version: u64,
+    /// Versions above are not in this segment.
+    pub(crate) ceiling: u64,
+}
+
+impl Header {
+    pub(crate) fn encode(&self) -> [u8; HEADER] {
+        let mut bytes = Vec::with_capacity(HEADER);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&0u32.to_le_bytes());
+        for field in
+            [self.lineage.bits(), self.number, self.salt, self.first_version, self.ceiling, 0]
+        {
+            bytes.extend_from_slice(&field.to_le_bytes());
+        }
+        bytes.truncate(HEADER - 4);
+        let checksum = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        let mut header = [0; HEADER];
+        header.copy_from_slice(&bytes);
+        header
+    }
+
+    /// Reads the header of a segment.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Header, String> {
+        let bytes: &[u8; HEADER] = bytes.first_chunk().ok_or("shorter than its header")?;
+        let (mut rest, checksum) = bytes.split_at(HEADER - 4);
+        if checksum != crc32c::crc32c(rest).to_le_bytes() {
+            return Err("its header does not match its checksum".to_owned());
+        }
+        let mut field = || take(&mut rest).unwrap_or_default();
+        if field() != MAGIC {
+            return Err("it is no log segment".to_owned());
+        }
+        let [f0, f1, f2, f3, ..] = field();
+        let format = u32::from_le_bytes([f0, f1, f2, f3]);
+        if format != FORMAT {
+            return Err(format!("it has format {format}; this build reads format {FORMAT}"));
+        }
+        let mut number = || u64::from_le_bytes(field());
+        Ok(Header {
+            lineage: Lineage::from_bits(number()),
+            number: number(),
+            salt: number(),
+            first_version: number(),
+            ceiling: number(),
+        })
+    }
+
+    pub(crate) fn place(&self, offset: usize) -> Place {
+        Place { salt: self.salt, offset: offset as u64 }
+    }
+}
+
+/// The name of a segment's file. Names order as numbers do.
+pub(crate) fn file_name(number: u64) -> String {
+    format!("{number:020}.log")
+}
+
+/// The number in a segment's name; `None` for another file.
+pub(crate) fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".log").filter(|digits| digits.len() == 20)?;
+    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
+}
+
+/// Appends frames to the newest segment, and starts the next one when it is full.
+pub(crate) struct SegmentWriter {
+    disk: Arc<dyn Disk>,
+    header: Header,
+    file: Box<dyn DiskFile>,
+    offset: u64,
+    allocated: u64,
+    segment_bytes: u64,
+}
+
+impl SegmentWriter {
+    /// Starts a segment, durably.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn start(
+        disk: Arc<dyn Disk>,
+        lineage: Lineage,
+        number: u64,
+        first_version: u64,
+        segment_bytes: u64,
+    ) -> io::Result<SegmentWriter> {
+        let mut salt = [0; 8];
+        getrandom::fill(&mut salt).map_err(io::Error::other)?;
+        let ceiling = first_version.saturating_add(VERSIONS_PER_SEGMENT - 1);
+        let salt = u64::from_le_bytes(salt);
+        let header = Header { lineage, number, salt, first_version, ceiling };
+        let mut file = disk.create(&file_name(number))?;
+        file.write_at(0, &header.encode())?;
+        file.sync()?;
+        disk.sync_names()?;
+        let offset = HEADER as u64;
+        Ok(SegmentWriter { disk, header, file, offset, allocated: offset, segment_bytes })
+    }
+
+    /// Writes `frame` and makes it durable. Returns its buffer, to be used again.
+    ///
+    /// # Errors
+    /// What the system says. The frame may be durable or not; the writer is of no more use.
+    pub(crate) fn append(&mut self, frame: FrameBuilder, synced_to: u64) -> io::Result<Vec<u8>> {
+        let len = frame.len() as u64;
+        let last_version = frame.next_version().saturating_sub(1);
+        let full = self.offset + len > self.segment_bytes && self.offset > HEADER as u64;
+        if full || last_version > self.header.ceiling {
+            self.rotate(frame.first_version())?;
+        }
+        self.allocate(len)?;
+        let bytes = frame.finish(self.header.place(self.offset as usize), synced_to);
+        self.file.write_at(self.offset, &bytes)?;
+        self.file.sync()?;
+        self.offset += len;
+        Ok(bytes)
+    }
+
+    /// Every frame of the old segment is synced, so the new one may begin.
+    fn rotate(&mut self, first_version: u64) -> io::Result<()> {
+        let Header { lineage, number, .. } = self.header;
+        let disk = Arc::clone(&self.disk);
+        *self = SegmentWriter::start(disk, lineage, number + 1, first_version, self.segment_bytes)?;
+        Ok(())
+    }
+
+    fn allocate(&mut self, len: u64) -> io::Result<()> {
+        let end = self.offset + len;
+        if end <= self.allocated {
+            return Ok(());
+        }
+        let step = ALLOCATION.min(self.segment_bytes);
+        let end = end.next_multiple_of(step);
+        let zeroes = vec![0; step as usize];
+        while self.allocated < end {
+            let part = (end - self.allocated).min(step);
+            self.file.write_at(self.allocated, zeroes.get(..part as usize).unwrap_or(&zeroes))?;
+            self.allocated += part;
+        }
+        Ok(())
+    }
+}
+
+/// Replaces a segment by a copy of its valid part, closed by a seal, so that nothing is served
+/// from pages that may not have reached the medium. Atomic: a crash leaves the old or the new.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn rewrite(
+    disk: &dyn Disk,
+    header: &Header,
+    valid: &[u8],
+    next_version: u64,
+) -> io::Result<()> {
+    let name = file_name(header.number);
+    let temporary = format!("{name}.tmp");
+    let seal = FrameBuilder::new(next_version, Vec::new());
+    let seal = seal.finish(header.place(valid.len()), next_version.saturating_sub(1));
+    let mut file = disk.create(&temporary)?;
+    file.write_at(0, valid)?;
+    file.write_at(valid.len() as u64, &seal)?;
+    file.sync()?;
+    disk.rename(&temporary, &name)?;
+    disk.sync_names()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g10_a_header_reads_back_and_no_flipped_bit_passes() {
+        let header = Header {
+            lineage: Lineage::from_bits(3),
+            number: 4,
+            salt: 5,
+            first_version: 6,
+            ceiling: 7,
+        };
+        let bytes = header.encode();
+        assert_eq!(Header::decode(&bytes), Ok(header));
+        for at in 0..HEADER * 8 {
+            let mut flipped = bytes;
+            flipped[at / 8] ^= 1 << (at % 8);
+            assert!(Header::decode(&flipped).is_err());
+        }
+        assert!(Header::decode(&bytes[..HEADER - 1]).is_err());
+    }
+
+    #[test]
+    fn a_name_gives_its_number_back() {
+        assert_eq!(number_of(&file_name(17)), Some(17));
+        assert_eq!(number_of("17.log"), None);
+        assert_eq!(number_of("00000000000000000017.log.tmp"), None);
+        assert_eq!(number_of("+0000000000000000017.log"), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! What can be set on a store before it opens, and the limits it enforces (G12).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::disk::Directory;
+#[cfg(any(feature = "testing", ifmatch_loom))]
+use crate::disk::Disk;
+use crate::error::{Error, Limit, Result};
+use crate::store::Store;
+
+/// The most stripes that a collection may have.
+const STRIPES_MAX: usize = 1 << 16;
+
+/// The bounds of a store. Exceeding one is [`Error::Limit`](crate::Error::Limit), and nothing is
+/// written.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of a key as stored; 512 by default.
+    pub key_bytes: usize,
+    /// Bytes of an encoded value; 1 MiB by default. A store in memory does not encode, so it
+    /// cannot tell.
+    pub value_bytes: usize,
+    /// Bytes of an actor's name; 256 by default.
+    pub actor_bytes: usize,
+    /// Collections; 10,000 by default.
+    pub collections: usize,
+    /// Versions that one condition names; 1,000 by default.
+    pub precondition_versions: usize,
+    /// Deletions that a collection remembers, so that it can tell `deleted` from `absent`;
+    /// 65,536 by default, spread over its stripes. Beyond it the oldest is forgotten.
+    pub deletions: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            key_bytes: 512,
+            value_bytes: 1 << 20,
+            actor_bytes: 256,
+            collections: 10_000,
+            precondition_versions: 1_000,
+            deletions: 65_536,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn check(&self, limit: Limit, actual: usize) -> Result<()> {
+        let allowed = match limit {
+            Limit::KeyBytes => self.key_bytes,
+            Limit::ValueBytes => self.value_bytes,
+            Limit::ActorBytes => self.actor_bytes,
+            Limit::Collections => self.collections,
+            Limit::PreconditionVersions => self.precondition_versions,
+        };
+        if actual <= allowed {
+            return Ok(());
+        }
+        let (allowed, actual) = (allowed as u64, actual as u64);
+        Err(Error::Limit { limit, allowed, actual })
+    }
+}
+
+/// How often and for how long `update` and its kin try again (G7).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// How often the change is attempted at most; 10 by default.
+    pub attempts: u32,
+    /// How long it is attempted at most; 2 s by default. An attempt under way is not cut short.
+    pub budget: Duration,
+    /// The shortest pause between attempts; 20 µs by default.
+    pub pause_min: Duration,
+    /// The longest pause between attempts; 10 ms by default.
+    pub pause_max: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
+        RetryPolicy {
+            attempts: 10,
+            budget: Duration::from_secs(2),
+            pause_min: Duration::from_micros(20),
+            pause_max: Duration::from_millis(10),
+        }
+    }
+}
+
+/// Settings of a store that is about to open.
+///
+/// ```
+/// let store = ifmatch::Store::builder().stripes(16).in_memory();
+/// assert!(store.collections().is_empty());
+/// ```
+#[must_use = "a builder opens nothing before `open` or `in_memory`"]
+pub struct StoreBuilder {
+    pub(crate) stripes: usize,
+    pub(crate) limits: Limits,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) segment_bytes: u64,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) seed: Option<u64>,
+}
+
+impl Default for StoreBuilder {
+    fn default() -> StoreBuilder {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        StoreBuilder {
+            // Enough that two writers of different keys rarely meet.
+            stripes: (cores * 16).next_power_of_two(),
+            limits: Limits::default(),
+            retry: RetryPolicy::default(),
+            segment_bytes: 64 << 20,
+            clock: Arc::new(SystemClock::new()),
+            seed: None,
+        }
+    }
+}
+
+impl StoreBuilder {
+    /// How many locks a collection has: rounded up to a power of two, at most 65,536. By default
+    /// 16 for each core.
+    pub fn stripes(mut self, stripes: usize) -> StoreBuilder {
+        self.stripes = stripes.clamp(1, STRIPES_MAX).next_power_of_two();
+        self
+    }
+
+    /// The bounds of the store.
+    pub fn limits(mut self, limits: Limits) -> StoreBuilder {
+        self.limits = limits;
+        self
+    }
+
+    /// How `update` and its kin retry, unless a call says otherwise.
+    pub fn retry(mut self, policy: RetryPolicy) -> StoreBuilder {
+        self.retry = policy;
+        self
+    }
+
+    /// How large a file of the log grows, in bytes; 64 MiB by default, at least 4 KiB.
+    pub fn segment_bytes(mut self, bytes: u64) -> StoreBuilder {
+        self.segment_bytes = bytes.max(4 << 10);
+        self
+    }
+
+    /// Where time comes from.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> StoreBuilder {
+        self.clock = clock;
+        self
+    }
+
+    /// Fixes the seed of the pauses between attempts, which are random otherwise.
+    pub fn seed(mut self, seed: u64) -> StoreBuilder {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Opens a store that is gone when its last handle is.
+    pub fn in_memory(self) -> Store {
+        Store::create_in_memory(self)
+    }
+
+    /// Opens the store in the directory `path`, creating both where there is none.
+    ///
+    /// # Errors
+    /// [`Error::InUse`], [`Error::NotAStore`], [`Error::Corrupt`] and [`Error::Io`]; nothing is
+    /// changed then.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
+        let path = path.as_ref();
+        if path.exists() && !path.is_dir() {
+            let detail = "it is a file, where a directory should be".to_owned();
+            return Err(Error::NotAStore { path: path.to_owned(), detail });
+        }
+        let directory = Directory::open(path).map_err(|source| Error::Io {
+            action: "create the directory",
+            path: path.to_owned(),
+            source,
+        })?;
+        Store::open_on(self, Arc::new(directory))
+    }
+
+    /// Opens the store on a disk of the caller's.
+    ///
+    /// # Errors
+    /// As [`open`](StoreBuilder::open).
+    #[cfg(any(feature = "testing", ifmatch_loom))]
+    pub fn open_on(self, disk: Arc<dyn Disk>) -> Result<Store> {
+        Store::open_on(self, disk)
+    }
+}

@@ -1,0 +1,276 @@
+//! Opening a directory: read what is there, mend an unclean end, start the next segment.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::conflict::Deletion;
+use crate::disk::Disk;
+use crate::entity::{Actor, Metadata, Previous};
+use crate::error::{Error, Result};
+use crate::log::frame::{LogRecord, take};
+use crate::log::reader::{Damage, Segment};
+use crate::log::segment::{self, SegmentWriter};
+use crate::map::KeyBuf;
+use crate::record::{self, CATALOG, CatalogEntry, LoggedWrite};
+use crate::version::{Lineage, Version};
+
+const META: &str = "meta";
+const META_MAGIC: [u8; 8] = *b"ifmatchM";
+const META_FORMAT: u32 = 1;
+
+/// A directory, read and ready for new commits.
+pub(crate) struct Recovered {
+    pub(crate) lineage: Lineage,
+    pub(crate) contents: Contents,
+    pub(crate) writer: SegmentWriter,
+    pub(crate) next_version: u64,
+}
+
+/// What the log adds up to. Values stay encoded until their collection is opened with a type.
+#[derive(Default)]
+pub(crate) struct Contents {
+    pub(crate) catalog: BTreeMap<String, CatalogEntry>,
+    pub(crate) collections: BTreeMap<u32, StoredCollection>,
+    pub(crate) last_time: Timestamp,
+}
+
+pub(crate) type StoredCollection = hashbrown::HashMap<KeyBuf, Stored, foldhash::fast::RandomState>;
+
+/// The newest state of a key.
+pub(crate) enum Stored {
+    Live { metadata: Metadata, value: Box<[u8]> },
+    Deleted(Deletion),
+}
+
+/// Reads the directory, which the caller has locked.
+///
+/// # Errors
+/// [`Error::NotAStore`], [`Error::Corrupt`] and [`Error::Io`].
+pub(crate) fn recover(disk: &Arc<dyn Disk>, segment_bytes: u64) -> Result<Recovered> {
+    let mut names = disk.list().map_err(|source| io_error(&**disk, "list", "", source))?;
+    names.sort_unstable();
+    let lineage = match disk.read(META) {
+        Ok(bytes) => read_meta(&**disk, &bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(&**disk, &names)?,
+        Err(source) => return Err(io_error(&**disk, "read", META, source)),
+    };
+    let mut replay = Replay { disk: &**disk, lineage, contents: Contents::default(), end: None };
+    let segments: Vec<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
+    for (place, number) in segments.iter().enumerate() {
+        replay.segment(*number, place + 1 == segments.len())?;
+    }
+    let Replay { contents, end, .. } = replay;
+    let (number, next_version) = end.map_or((1, 1), |end| (end.number + 1, end.next_version));
+    let start =
+        SegmentWriter::start(Arc::clone(disk), lineage, number, next_version, segment_bytes);
+    let writer =
+        start.map_err(|source| io_error(&**disk, "create", &segment::file_name(number), source))?;
+    Ok(Recovered { lineage, contents, writer, next_version })
+}
+
+/// Where the log read so far ends.
+struct End {
+    number: u64,
+    next_version: u64,
+    sealed: bool,
+    ceiling: u64,
+}
+
+struct Replay<'a> {
+    disk: &'a dyn Disk,
+    lineage: Lineage,
+    contents: Contents,
+    end: Option<End>,
+}
+
+impl Replay<'_> {
+    fn segment(&mut self, number: u64, last: bool) -> Result<()> {
+        let name = segment::file_name(number);
+        let bytes =
+            self.disk.read(&name).map_err(|source| io_error(self.disk, "read", &name, source))?;
+        let corrupt = |damage| corrupt(self.disk, &name, damage);
+        // A crash between creating a segment and syncing its header leaves a file that holds
+        // nothing: no frame goes in before the header is durable.
+        if last && bytes.iter().take(segment::HEADER).all(|byte| *byte == 0) {
+            return self.drop_unborn(number, &bytes);
+        }
+        let segment = Segment::read(&bytes).map_err(corrupt)?;
+        self.check_order(&segment, number)
+            .map_err(|detail| corrupt(Damage { offset: 0, detail }))?;
+        for record in segment.records() {
+            let record = record.map_err(corrupt)?;
+            self.contents
+                .apply(&record)
+                .map_err(|detail| corrupt(Damage { offset: segment::HEADER as u64, detail }))?;
+        }
+        let mut end = End {
+            number,
+            next_version: segment.next_version,
+            sealed: segment.sealed,
+            ceiling: segment.header.ceiling,
+        };
+        if last && !segment.sealed {
+            let valid = bytes.get(..segment.valid_len).unwrap_or(&bytes);
+            segment::rewrite(self.disk, &segment.header, valid, end.next_version)
+                .map_err(|source| io_error(self.disk, "rewrite", &name, source))?;
+            // Versions up to the ceiling may have been seen, and lost with the tail.
+            end.next_version = end.next_version.max(end.ceiling.saturating_add(1));
+        }
+        self.end = Some(end);
+        Ok(())
+    }
+
+    fn drop_unborn(&mut self, number: u64, bytes: &[u8]) -> Result<()> {
+        let Some(end) = &mut self.end else { return Ok(()) };
+        if bytes.iter().any(|byte| *byte != 0) {
+            let detail = "its header is missing".to_owned();
+            let name = segment::file_name(number);
+            return Err(corrupt(self.disk, &name, Damage { offset: 0, detail }));
+        }
+        // Its number is given out again.
+        if !end.sealed {
+            end.next_version = end.next_version.max(end.ceiling.saturating_add(1));
+        }
+        Ok(())
+    }
+
+    /// Segments follow each other without a gap, but for the versions left out after a seal.
+    fn check_order(&self, segment: &Segment<'_>, number: u64) -> std::result::Result<(), String> {
+        let header = &segment.header;
+        if header.lineage != self.lineage || header.number != number {
+            return Err(format!(
+                "it is segment {} of lineage {}, not {number} of {}",
+                header.number, header.lineage, self.lineage
+            ));
+        }
+        let Some(end) = &self.end else { return Ok(()) };
+        let (due, found) = (end.next_version, header.first_version);
+        if number != end.number + 1 {
+            return Err(format!("segment {} before it is missing", number - 1));
+        }
+        if found < due || (found > due && !end.sealed) {
+            return Err(format!("it starts at version {found}, where {due} is due"));
+        }
+        Ok(())
+    }
+}
+
+impl Contents {
+    fn apply(&mut self, logged: &LogRecord<'_>) -> std::result::Result<(), String> {
+        let version = logged.version;
+        let unreadable = || format!("the record of version {version} cannot be read");
+        let record = record::decode(logged.payload).ok_or_else(unreadable)?;
+        let version = Version::new(version).ok_or_else(unreadable)?;
+        let actor = record.actor.map(Actor::from);
+        self.last_time = self.last_time.max(logged.written_at);
+        for write in &record.writes {
+            if write.collection == CATALOG {
+                self.announce(write).ok_or_else(unreadable)?;
+            } else {
+                self.write(write, version, logged.written_at, actor.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self, write: &LoggedWrite<'_>) -> Option<()> {
+        let name = std::str::from_utf8(write.key).ok()?;
+        let entry = CatalogEntry::decode(write.value?)?;
+        self.catalog.insert(name.to_owned(), entry);
+        Some(())
+    }
+
+    fn write(
+        &mut self,
+        write: &LoggedWrite<'_>,
+        version: Version,
+        written_at: Timestamp,
+        actor: Option<Actor>,
+    ) {
+        let collection = self.collections.entry(write.collection).or_default();
+        let key = KeyBuf::from(write.key);
+        let stored = match write.value {
+            None => {
+                Stored::Deleted(Deletion { version, deleted_by: actor, deleted_at: written_at })
+            }
+            Some(value) => {
+                let previous = match collection.get(&key) {
+                    Some(Stored::Live { metadata, .. }) => Previous::Live(metadata),
+                    Some(Stored::Deleted(deletion)) => Previous::Deleted(deletion),
+                    None => Previous::None,
+                };
+                let metadata = Metadata::after(previous, version, written_at, actor);
+                Stored::Live { metadata, value: value.into() }
+            }
+        };
+        collection.insert(key, stored);
+    }
+}
+
+/// Makes a new store of a directory that holds nothing.
+fn create(disk: &dyn Disk, names: &[String]) -> Result<Lineage> {
+    // A crash while creating leaves a temporary file, and nothing else.
+    if let Some(stranger) = names.iter().find(|name| !name.ends_with(".tmp")) {
+        let detail = format!("it holds {stranger:?} but no {META:?}");
+        return Err(Error::NotAStore { path: disk.path(""), detail });
+    }
+    let lineage = new_lineage().map_err(|source| io_error(disk, "create", META, source))?;
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&META_MAGIC);
+    bytes.extend_from_slice(&META_FORMAT.to_le_bytes());
+    bytes.extend_from_slice(&lineage.bits().to_le_bytes());
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    let temporary = format!("{META}.tmp");
+    let write = || {
+        let mut file = disk.create(&temporary)?;
+        file.write_at(0, &bytes)?;
+        file.sync()?;
+        disk.rename(&temporary, META)?;
+        disk.sync_names()
+    };
+    write().map_err(|source| io_error(disk, "create", META, source))?;
+    Ok(lineage)
+}
+
+/// 64 random bits from the system.
+pub(crate) fn new_lineage() -> io::Result<Lineage> {
+    let mut bits = [0; 8];
+    getrandom::fill(&mut bits).map_err(io::Error::other)?;
+    Ok(Lineage::from_bits(u64::from_le_bytes(bits)))
+}
+
+fn read_meta(disk: &dyn Disk, bytes: &[u8]) -> Result<Lineage> {
+    let not_a_store = |detail: String| Error::NotAStore { path: disk.path(META), detail };
+    let mut rest = bytes;
+    let magic: Option<[u8; 8]> = take(&mut rest);
+    if magic != Some(META_MAGIC) {
+        return Err(not_a_store("it was not written by a store".to_owned()));
+    }
+    let format = take(&mut rest).map(u32::from_le_bytes);
+    if let Some(format) = format.filter(|format| *format > META_FORMAT) {
+        return Err(not_a_store(format!(
+            "it has format {format}; this build reads format {META_FORMAT}, so use a newer one"
+        )));
+    }
+    let lineage = take(&mut rest).map(u64::from_le_bytes);
+    let covered = bytes.get(..20).unwrap_or_default();
+    match lineage {
+        Some(lineage) if rest == crc32c::crc32c(covered).to_le_bytes() => {
+            Ok(Lineage::from_bits(lineage))
+        }
+        _ => {
+            let detail = "it does not match its checksum".to_owned();
+            Err(corrupt(disk, META, Damage { offset: 0, detail }))
+        }
+    }
+}
+
+fn corrupt(disk: &dyn Disk, name: &str, damage: Damage) -> Error {
+    Error::Corrupt { path: disk.path(name), offset: damage.offset, detail: damage.detail }
+}
+
+fn io_error(disk: &dyn Disk, action: &'static str, name: &str, source: io::Error) -> Error {
+    Error::Io { action, path: disk.path(name), source }
+}

@@ -1,0 +1,127 @@
+//! The one background thread of a store, started on need: leads syncs for futures, keeps deadlines.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::log::Log;
+use crate::sync::{Condvar, Mutex, spawn};
+
+/// An injected clock may jump while the thread sleeps by the system's: look again this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+pub(crate) struct Service {
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    running: bool,
+    stopped: bool,
+    lead: bool,
+    log: Weak<Log>,
+    /// By deadline; the number tells apart what is due at the same moment.
+    timers: BTreeMap<(Duration, u64), Waker>,
+    timers_set: u64,
+}
+
+/// A deadline that is being kept. Forgotten when dropped.
+pub(crate) struct Timer {
+    shared: Arc<Shared>,
+    due: (Duration, u64),
+}
+
+impl Service {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Service {
+        let shared = Shared { state: Mutex::new(State::default()), changed: Condvar::new() };
+        Service { shared: Arc::new(shared), clock }
+    }
+
+    /// The log whose syncs it leads.
+    pub(crate) fn attach(&self, log: &Arc<Log>) {
+        self.shared.state.lock().log = Arc::downgrade(log);
+    }
+
+    /// Leads one sync soon.
+    pub(crate) fn lead(&self) {
+        let mut state = self.shared.state.lock();
+        state.lead = true;
+        self.start(&mut state);
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+
+    /// Wakes `waker` when the monotonic clock shows `deadline`.
+    pub(crate) fn wake_at(&self, deadline: Duration, waker: Waker) -> Timer {
+        let mut state = self.shared.state.lock();
+        state.timers_set += 1;
+        let due = (deadline, state.timers_set);
+        state.timers.insert(due, waker);
+        self.start(&mut state);
+        drop(state);
+        self.shared.changed.notify_one();
+        Timer { shared: Arc::clone(&self.shared), due }
+    }
+
+    /// Ends the thread when it has done what it was asked.
+    pub(crate) fn stop(&self) {
+        self.shared.state.lock().stopped = true;
+        self.shared.changed.notify_one();
+    }
+
+    fn start(&self, state: &mut State) {
+        if state.running || state.stopped {
+            return;
+        }
+        let (shared, clock) = (Arc::clone(&self.shared), Arc::clone(&self.clock));
+        state.running = spawn("ifmatch", move || shared.run(&*clock)).is_some();
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let waker = self.shared.state.lock().timers.remove(&self.due);
+        // Dropping a waker may run code of the caller's runtime: not under the lock.
+        drop(waker);
+    }
+}
+
+impl Shared {
+    fn run(&self, clock: &dyn Clock) {
+        let mut state = self.state.lock();
+        loop {
+            if std::mem::take(&mut state.lead) {
+                let log = state.log.upgrade();
+                drop(state);
+                if let Some(log) = log {
+                    log.lead_once();
+                }
+                state = self.state.lock();
+                continue;
+            }
+            let now = clock.monotonic();
+            let later = state.timers.split_off(&(now, u64::MAX));
+            let due = std::mem::replace(&mut state.timers, later);
+            if !due.is_empty() {
+                drop(state);
+                due.into_values().for_each(Waker::wake);
+                state = self.state.lock();
+                continue;
+            }
+            if state.stopped {
+                return;
+            }
+            let next = state.timers.first_key_value().map(|((deadline, _), _)| *deadline);
+            let at_most = next.map(|deadline| deadline.saturating_sub(now).min(LOOK_AGAIN));
+            state = self.changed.wait(state, at_most);
+        }
+    }
+}
