@@ -14,7 +14,7 @@ use crate::store::Store;
 /// The most stripes that a collection may have.
 const STRIPES_MAX: usize = 1 << 16;
 
-/// The bounds of a store. Exceeding one is [`Error::Limit`](crate::Error::Limit), and nothing is
+/// The bounds of a store. Exceeding one is [`Error::Limit`], and nothing is
 /// written.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub(crate) use loom::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
-use loom::thread::{self, JoinHandle, Thread};
+use loom::thread::{self, JoinHandle};
 
 const POISON: &str = "loom stops at the first panic, so no lock outlives one";
 
@@ -40,11 +40,12 @@ impl<T> RwLock<T> {
     }
 }
 
+#[derive(Default)]
 pub(crate) struct Condvar(loom::sync::Condvar);
 
 impl Condvar {
     pub(crate) fn new() -> Condvar {
-        Condvar(loom::sync::Condvar::new())
+        Condvar::default()
     }
 
     pub(crate) fn notify_one(&self) {
@@ -64,27 +65,42 @@ pub(crate) fn spawn(_name: &str, body: impl FnOnce() + Send + 'static) -> Option
     Some(thread::spawn(body))
 }
 
-struct Unpark(Thread);
+/// A token that is kept until it is used. loom's own is lost when the thread blocks on a lock
+/// between being unparked and parking.
+#[derive(Default)]
+struct Token {
+    woken: Mutex<bool>,
+    changed: Condvar,
+}
 
-impl Wake for Unpark {
+impl Wake for Token {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        *self.woken.lock() = true;
+        self.changed.notify_one();
     }
 }
 
-pub(crate) struct Parker(Waker);
+pub(crate) struct Parker {
+    token: Arc<Token>,
+    waker: Waker,
+}
 
 pub(crate) fn parker() -> Parker {
-    Parker(Waker::from(Arc::new(Unpark(thread::current()))))
+    let token = Arc::new(Token::default());
+    Parker { waker: Waker::from(Arc::clone(&token)), token }
 }
 
 impl Parker {
     pub(crate) fn waker(&self) -> &Waker {
-        &self.0
+        &self.waker
     }
 
-    pub(crate) fn park(&self, _at_most: Option<Duration>) {
-        thread::park();
+    pub(crate) fn park(&self, at_most: Option<Duration>) {
+        let mut woken = self.token.woken.lock();
+        while !*woken {
+            woken = self.token.changed.wait(woken, at_most);
+        }
+        *woken = false;
     }
 }
 
