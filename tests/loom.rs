@@ -79,7 +79,7 @@ fn block_on<F: IntoFuture>(future: F) -> F::Output {
 /// Catches: deciding a condition outside the critical section that installs the write.
 #[test]
 fn g1_of_two_compare_and_swaps_on_one_version_one_lands() {
-    model(3, || {
+    model(5, || {
         let store = builder().in_memory();
         let words = words(&store);
         let v1 = words.create(1, 0).commit().unwrap().version();
@@ -102,7 +102,7 @@ fn g1_of_two_compare_and_swaps_on_one_version_one_lands() {
 /// version has an earlier time.
 #[test]
 fn g2_time_never_decreases_in_version_order() {
-    model(3, || {
+    model(5, || {
         let clock = Arc::new(ManualClock::new(UNIX_EPOCH));
         let store = Store::builder().stripes(1).seed(1).clock(clock.clone()).in_memory();
         let (words, more) = (words(&store), store.collection::<u8, u64>("more").unwrap());
@@ -123,7 +123,7 @@ fn g2_time_never_decreases_in_version_order() {
 #[test]
 fn g3_a_reader_sees_only_what_a_power_cut_would_leave() {
     const MARK: u64 = 0x6b72_616d_6b72_616d;
-    model(2, || {
+    model(4, || {
         let (disk, store) = on_disk();
         let (words, writer) = (words(&store), words(&store));
         let writer = thread::spawn(move || drop(writer.create(1, MARK).commit().unwrap()));
@@ -139,7 +139,7 @@ fn g3_a_reader_sees_only_what_a_power_cut_would_leave() {
 /// Catches: a refusal that rests on a write which a power cut could still take back.
 #[test]
 fn g3_a_refusal_is_withheld_until_what_it_rests_on_is_durable() {
-    model(2, || {
+    model(4, || {
         let (_, store) = on_disk();
         let (words, other) = (words(&store), words(&store));
         let other = thread::spawn(move || other.create(1, 1).commit().is_ok());
@@ -159,7 +159,7 @@ fn g3_a_refusal_is_withheld_until_what_it_rests_on_is_durable() {
 /// deadlock), and a frame that nobody leads.
 #[test]
 fn g3_two_threads_that_commit_are_both_answered() {
-    model(2, || {
+    model(4, || {
         let (_, store) = on_disk();
         let (words, other) = (words(&store), words(&store));
         let other = thread::spawn(move || drop(other.create(1, 1).commit().unwrap()));
@@ -173,7 +173,7 @@ fn g3_two_threads_that_commit_are_both_answered() {
 /// forgets when it is done.
 #[test]
 fn g3_a_future_is_answered_beside_a_thread_that_leads() {
-    model(2, || {
+    model(4, || {
         let (_, store) = on_disk();
         let (words, other) = (words(&store), words(&store));
         let other = thread::spawn(move || drop(other.create(1, 1).commit().unwrap()));
@@ -186,7 +186,7 @@ fn g3_a_future_is_answered_beside_a_thread_that_leads() {
 /// Catches: a dropped future whose write nobody syncs, on which another's answer rests.
 #[test]
 fn g3_a_dropped_future_stalls_nobody() {
-    model(2, || {
+    model(4, || {
         let (_, store) = on_disk();
         let words = words(&store);
         let mut write = words.create(1, 1).into_future();
