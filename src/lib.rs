@@ -69,6 +69,9 @@ mod update;
 mod version;
 mod write;
 
+#[cfg(feature = "http")]
+pub mod http;
+
 pub use clock::Clock;
 pub use collection::{Collection, Range};
 pub use conflict::{Conflict, Deletion, Reason, Retry};

@@ -1,0 +1,190 @@
+//! The value of HTTP collections: a JSON document, kept byte for byte.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// A JSON document, kept byte for byte as it was sent. Cheap to clone.
+///
+/// ```
+/// use ifmatch::http::Document;
+///
+/// let document = Document::parse(r#"{ "open": 1e0 }"#.to_owned())?;
+/// assert_eq!(document.json(), r#"{ "open": 1e0 }"#);
+/// assert!(Document::parse("{open: 1}".to_owned()).is_err());
+/// # Ok::<(), ifmatch::http::InvalidDocument>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Document {
+    json: Arc<str>,
+}
+
+/// The bytes are no JSON document: not UTF-8, not JSON, or nested deeper than 127 levels.
+#[derive(Debug)]
+pub struct InvalidDocument {
+    detail: String,
+}
+
+impl Document {
+    /// Checks that `json` is one JSON document (RFC 8259), and keeps it as it is.
+    ///
+    /// # Errors
+    /// What is wrong with it and where.
+    pub fn parse(json: String) -> Result<Document, InvalidDocument> {
+        match serde_json::from_str::<Checked>(&json) {
+            Ok(Checked) => Ok(Document { json: json.into() }),
+            Err(error) => Err(InvalidDocument { detail: error.to_string() }),
+        }
+    }
+
+    /// Checks bytes as [`parse`](Self::parse) checks text.
+    ///
+    /// # Errors
+    /// What is wrong with them and where.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Document, InvalidDocument> {
+        match String::from_utf8(bytes) {
+            Ok(json) => Document::parse(json),
+            Err(error) => Err(InvalidDocument { detail: error.utf8_error().to_string() }),
+        }
+    }
+
+    /// The text, as it was sent.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// The text as part of a larger document, without the space around it.
+    pub(crate) fn raw(&self) -> Option<&RawValue> {
+        serde_json::from_str(&self.json).ok()
+    }
+}
+
+impl AsRef<[u8]> for Document {
+    fn as_ref(&self) -> &[u8] {
+        self.json.as_bytes()
+    }
+}
+
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Document({})", self.json)
+    }
+}
+
+/// As a string, so that any codec keeps the bytes.
+impl Serialize for Document {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.json)
+    }
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Document, D::Error> {
+        Document::parse(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl fmt::Display for InvalidDocument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not a JSON document: {}", self.detail)
+    }
+}
+
+impl std::error::Error for InvalidDocument {}
+
+/// Any JSON value that serde_json can read, looked at and dropped. Unlike
+/// `serde::de::IgnoredAny` it keeps to the recursion limit and checks escapes and numbers, so
+/// that readers of the document do not choke on what was let in.
+struct Checked;
+
+impl<'de> Deserialize<'de> for Checked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Checked, D::Error> {
+        deserializer.deserialize_any(Checked)
+    }
+}
+
+impl<'de> Visitor<'de> for Checked {
+    type Value = Checked;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Checked, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Checked, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Checked, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Checked, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Checked, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Checked, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Checked, A::Error> {
+        while let Some(Checked) = items.next_element()? {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Checked, A::Error> {
+        while let Some((Checked, Checked)) = members.next_entry()? {}
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn json_is_taken_as_it_is() {
+        for json in [" {\"a\" :1,\n \"a\": 2.50} \n", "null", "\"\\u00e9\"", "[]", "-0.0e+1"] {
+            let document = Document::parse(json.to_owned()).unwrap();
+            assert_eq!(document.json(), json);
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused() {
+        let deep = "[".repeat(100_000);
+        let closed = format!("{}{}", "[".repeat(128), "]".repeat(128));
+        for json in ["", "{", "1 2", "{a:1}", "\u{feff}1", "\"\\ud800\"", "1e999", &deep, &closed] {
+            assert!(Document::parse(json.to_owned()).is_err(), "{json:.20}");
+        }
+        assert!(Document::from_bytes(vec![b'"', 0xff, b'"']).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_stored_document_reads_back(text: String) {
+            let document = Document::parse(serde_json::to_string(&text).unwrap()).unwrap();
+            let config = bincode::config::standard();
+            let bytes = bincode::serde::encode_to_vec(&document, config).unwrap();
+            let (read, _): (Document, _) =
+                bincode::serde::decode_from_slice(&bytes, config).unwrap();
+            prop_assert_eq!(read, document);
+        }
+
+        #[test]
+        fn no_bytes_make_parsing_panic(bytes: Vec<u8>) {
+            let _ = Document::from_bytes(bytes);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Conditional requests (RFC 9110 section 13) and refusals (RFC 9457), for any HTTP framework.
+//!
+//! Everything here works on the types of the `http` crate alone. A server reads the request's
+//! [`Conditions`], decides a read with [`Conditions::evaluate`], hands a write's
+//! [`Conditions::preconditions`] to the store, and answers a refusal with a [`Problem`].
+
+mod conditional;
+mod document;
+mod etag;
+mod problem;
+mod reason;
+
+pub use conditional::{Conditions, MalformedCondition, Verdict};
+pub use document::{Document, InvalidDocument};
+pub use etag::{MalformedTags, RequestTag, TagList};
+pub use problem::Problem;
+pub use reason::{ProblemReason, StaleStatus};

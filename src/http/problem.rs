@@ -1,0 +1,437 @@
+//! Refusals as problem documents (RFC 9457): `application/problem+json`.
+
+use std::time::Duration;
+
+use ::http::header::{self, HeaderValue};
+use ::http::{Response, StatusCode};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::conditional::Conditions;
+use super::document::Document;
+use super::etag::TagList;
+use super::reason::{ProblemReason, StaleStatus};
+use crate::conflict::{Conflict, Reason, Retry};
+use crate::entity::Metadata;
+use crate::error::{Error, Limit, Outcome};
+use crate::precondition::Precondition;
+use crate::version::{EntityTag, Lineage, Version};
+
+/// A refusal, as a body and headers that say what happened and what to do next (G4).
+///
+/// ```
+/// use ifmatch::http::{Conditions, Problem, StaleStatus};
+///
+/// let store = ifmatch::Store::in_memory();
+/// let rooms = store.collection::<String, u32>("rooms")?;
+/// rooms.create("r1", 1).commit()?;
+/// let error = rooms.create("r1", 2).commit().expect_err("it is there");
+///
+/// let problem = Problem::from_error(&error, &Conditions::default(), StaleStatus::Conflict);
+/// let response = http::Response::from(problem);
+/// assert_eq!(response.status(), 409);
+/// assert!(response.body().contains(r#""reason":"already_exists""#));
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+#[derive(Clone, Debug, Serialize)]
+pub struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    #[serde(serialize_with = "as_number")]
+    status: StatusCode,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
+    #[serde(serialize_with = "as_name")]
+    reason: ProblemReason,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collection: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<Expected>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current: Option<Current>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<Advice>,
+    #[serde(skip)]
+    allow: Option<&'static str>,
+}
+
+/// What the caller relied on.
+#[derive(Clone, Debug, Serialize)]
+struct Expected {
+    /// As they were sent.
+    tags: Vec<String>,
+    /// Those of them that can match.
+    versions: Vec<u64>,
+}
+
+/// What is there instead.
+#[derive(Clone, Debug, Serialize)]
+struct Current {
+    version: u64,
+    etag: String,
+    written_by: Option<String>,
+    written_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Box<RawValue>>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Advice {
+    advice: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after_ms: Option<u64>,
+}
+
+impl Problem {
+    /// A problem of this reason. `detail` says what happened this time and what to do next.
+    pub fn new(reason: ProblemReason, detail: impl Into<String>) -> Problem {
+        Problem {
+            kind: format!("urn:ifmatch:{}", reason.as_str()),
+            title: reason.title(),
+            status: reason.status(StaleStatus::default()),
+            detail: detail.into(),
+            instance: None,
+            reason,
+            collection: None,
+            key: None,
+            expected: None,
+            current: None,
+            outcome: None,
+            retry: advice(reason),
+            allow: None,
+        }
+    }
+
+    /// The problem that `error` is. A conflict echoes the tags of the request's `conditions`,
+    /// and has the status `stale` if a race was lost.
+    pub fn from_error(error: &Error, conditions: &Conditions, stale: StaleStatus) -> Problem {
+        let mut problem = Problem::new(reason_of(error), error.to_string());
+        problem.status = match error {
+            Error::Conflict(_) => problem.reason.status(stale),
+            _ => StatusCode::from_u16(error.http_status()).unwrap_or(problem.status),
+        };
+        match error {
+            Error::Conflict(conflict) => problem.describe(conflict, conditions),
+            Error::Poisoned { outcome, .. } => {
+                problem.outcome = Some(match outcome {
+                    Outcome::Unknown => "unknown",
+                    Outcome::NotApplied => "not_applied",
+                });
+            }
+            // The paths of a server are not its clients' business.
+            _ if problem.reason == ProblemReason::Internal => {
+                "the store cannot serve this; tell its operator".clone_into(&mut problem.detail);
+            }
+            _ => {}
+        }
+        problem
+    }
+
+    /// The problem of a read whose `If-Match` or `If-Unmodified-Since` names another version
+    /// than the current one: 412, because a read does not conflict.
+    pub fn failed_read(conditions: &Conditions, lineage: Lineage, current: &Metadata) -> Problem {
+        let detail = format!(
+            "the entity is at version {}, not one that the request names; read it without the \
+             condition",
+            current.version()
+        );
+        let mut problem = Problem::new(ProblemReason::Conflict(Reason::StaleVersion), detail);
+        problem.status = StatusCode::PRECONDITION_FAILED;
+        if let Some(list) = &conditions.if_match {
+            let named = list.tags().iter().filter(|tag| !tag.is_weak());
+            let versions: Vec<_> = named.filter_map(|tag| tag.version_in(lineage)).collect();
+            problem.expect(list, &versions, lineage);
+        }
+        problem.current = Some(Current::new(lineage, current, None));
+        problem
+    }
+
+    /// The problem of a write without a condition: 428, with how to send it again.
+    pub fn precondition_required() -> Problem {
+        Problem::new(
+            ProblemReason::PreconditionRequired,
+            "this write names no condition; send it again with If-Match and the ETag of the \
+             version that you have read, with If-None-Match: * to create, or with \
+             ?unconditional=true to overwrite whatever is there",
+        )
+    }
+
+    /// Says at which path it happened.
+    #[must_use]
+    pub fn at(mut self, path: impl Into<String>) -> Problem {
+        self.instance = Some(path.into());
+        self
+    }
+
+    /// Says on which entity it happened.
+    #[must_use]
+    pub fn on(mut self, collection: impl Into<String>, key: impl Into<String>) -> Problem {
+        self.collection = Some(collection.into());
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Names the methods that the resource does know, for the `Allow` header of a 405.
+    #[must_use]
+    pub fn allowing(mut self, methods: &'static str) -> Problem {
+        self.allow = Some(methods);
+        self
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Why the request was refused.
+    pub fn reason(&self) -> ProblemReason {
+        self.reason
+    }
+
+    /// What happened this time and what to do next.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Whole seconds of `Retry-After`, rounded up.
+    fn retry_after(&self) -> Option<u64> {
+        self.retry?.after_ms.map(|millis| millis.div_ceil(1_000))
+    }
+
+    fn describe(&mut self, conflict: &Conflict, conditions: &Conditions) {
+        self.collection = Some(conflict.collection().to_owned());
+        self.key = Some(conflict.key().to_owned());
+        self.retry = Some(match conflict.retry() {
+            Retry::Never => Advice { advice: "never", after_ms: None },
+            Retry::Refetch => Advice { advice: "refetch", after_ms: None },
+            Retry::After(wait) => after(wait),
+        });
+        if let Some(at) = conflict.current_metadata() {
+            let value = conflict.current::<Document>();
+            let value = value.as_deref().and_then(Document::raw).map(ToOwned::to_owned);
+            self.current = Some(Current::new(conflict.lineage, at, value));
+        }
+        if let Precondition::Exists | Precondition::Matches(_) | Precondition::MatchesAny(_) =
+            conflict.unmet()
+        {
+            let versions = conflict.expected();
+            let tag =
+                |version: &Version| EntityTag { lineage: conflict.lineage, version: *version };
+            match &conditions.if_match {
+                Some(list) => self.expect(list, versions, conflict.lineage),
+                None if versions.is_empty() => {}
+                None => {
+                    let list = versions.iter().map(|version| tag(version).into()).collect();
+                    self.expect(&TagList::Tags(list), versions, conflict.lineage);
+                }
+            }
+        }
+    }
+
+    /// Echoes the tags that the caller sent, and says of those that can never match why.
+    fn expect(&mut self, list: &TagList, versions: &[Version], lineage: Lineage) {
+        let tags = match list {
+            TagList::Any => vec![list.to_string()],
+            TagList::Tags(tags) => tags.iter().map(ToString::to_string).collect(),
+        };
+        let versions = versions.iter().map(|version| version.get()).collect();
+        self.expected = Some(Expected { tags, versions });
+        if list.tags().iter().any(|tag| tag.is_weak()) {
+            self.detail += ". If-Match compares strongly: weak tags (W/\"…\") never match";
+        }
+        let known: Vec<_> = list.tags().iter().map(|tag| tag.entity_tag()).collect();
+        if known.iter().flatten().any(|tag| tag.lineage != lineage) {
+            self.detail += ". A tag is of another lineage: the store was restored or restarted \
+                            since it was given out, and what was read before may be gone";
+        }
+        if known.contains(&None) {
+            self.detail += ". A tag is none that this store gives out";
+        }
+    }
+}
+
+impl Current {
+    fn new(lineage: Lineage, at: &Metadata, value: Option<Box<RawValue>>) -> Current {
+        Current {
+            version: at.version().get(),
+            etag: EntityTag { lineage, version: at.version() }.to_string(),
+            written_by: at.written_by().map(str::to_owned),
+            written_at: humantime::format_rfc3339_millis(at.written_at()).to_string(),
+            value,
+        }
+    }
+}
+
+/// The whole answer: status, headers and body.
+impl From<Problem> for Response<String> {
+    fn from(problem: Problem) -> Response<String> {
+        // Serializing strings and numbers into a string does not fail.
+        let body = serde_json::to_string(&problem).unwrap_or_default();
+        let mut response = Response::new(body);
+        *response.status_mut() = problem.status;
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, json);
+        // A cache would otherwise guess how long a 404, a 405 or a 428 holds.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = problem.retry_after() {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(methods) = problem.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
+        response
+    }
+}
+
+fn reason_of(error: &Error) -> ProblemReason {
+    match error {
+        Error::Conflict(conflict) => ProblemReason::Conflict(conflict.reason()),
+        Error::Refused(_) | Error::CollectionType { .. } => ProblemReason::WrongState,
+        Error::Limit { limit: Limit::ValueBytes, .. } => ProblemReason::TooLarge,
+        Error::Limit { limit: Limit::Collections, .. } => ProblemReason::Limit,
+        Error::Limit { .. } | Error::CollectionName(_) | Error::Encode { .. } => {
+            ProblemReason::Malformed
+        }
+        Error::Closed => ProblemReason::Overloaded,
+        Error::Poisoned { .. } => ProblemReason::Poisoned,
+        Error::Decode { .. }
+        | Error::InUse(_)
+        | Error::Io { .. }
+        | Error::Corrupt { .. }
+        | Error::NotAStore { .. } => ProblemReason::Internal,
+    }
+}
+
+/// What to do next, where that follows from the reason alone.
+fn advice(reason: ProblemReason) -> Option<Advice> {
+    match reason {
+        ProblemReason::PreconditionRequired => None,
+        ProblemReason::Overloaded => Some(after(Duration::from_secs(1))),
+        ProblemReason::Conflict(Reason::StaleVersion | Reason::Deleted | Reason::Absent) => {
+            Some(Advice { advice: "refetch", after_ms: None })
+        }
+        _ => Some(Advice { advice: "never", after_ms: None }),
+    }
+}
+
+fn after(wait: Duration) -> Advice {
+    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    Advice { advice: "after", after_ms: Some(millis) }
+}
+
+fn as_number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u16(status.as_u16())
+}
+
+fn as_name<S: serde::Serializer>(reason: &ProblemReason, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(reason.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::entity::Record;
+    use ::http::HeaderMap;
+    use std::sync::Arc;
+
+    const L: Lineage = Lineage::from_bits(9);
+
+    fn version(number: u64) -> Version {
+        Version::new(number).unwrap()
+    }
+
+    /// The refusal of a write that named version 1 where alice has written version 2.
+    fn conflict(if_match: &str, versions: Vec<Version>) -> (Error, Conditions) {
+        let metadata = Metadata {
+            version: version(2),
+            written_by: Some("alice".into()),
+            written_at: Timestamp(1_793_064_600_123_456),
+            created_at: Timestamp(0),
+            shares_second: false,
+        };
+        let value = Document::parse(r#"{"status": "open"}"#.to_owned()).unwrap();
+        let record = Arc::new(Record { metadata: metadata.clone(), value });
+        let conflict = Conflict {
+            reason: Reason::StaleVersion,
+            collection: "shifts".into(),
+            key: "s-17".to_owned(),
+            lineage: L,
+            unmet: Precondition::MatchesAny(versions),
+            current: Some(crate::conflict::Current { metadata, record }),
+            deletion: None,
+            decided_at: Timestamp(1_793_064_600_126_456),
+            proposed: None,
+            effort: None,
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::IF_MATCH, if_match.parse().unwrap());
+        (Error::Conflict(Box::new(conflict)), Conditions::parse(&headers).unwrap())
+    }
+
+    #[test]
+    fn g4_a_conflict_says_everything_on_the_wire() {
+        let (error, conditions) = conflict(&format!("\"{L}-1\""), vec![version(1)]);
+        let problem = Problem::from_error(&error, &conditions, StaleStatus::Conflict);
+        let response = Response::from(problem.at("/collections/shifts/s-17"));
+        let expected = [
+            r#"{"type":"urn:ifmatch:stale_version","title":"The entity has changed","#,
+            r#""status":409,"detail":"shifts/s-17 is at version 2, not 1: alice changed it 3 ms "#,
+            r#"ago; read it again and retry","instance":"/collections/shifts/s-17","#,
+            r#""reason":"stale_version","collection":"shifts","key":"s-17","#,
+            r#""expected":{"tags":["\"LINEAGE-1\""],"versions":[1]},"#,
+            r#""current":{"version":2,"etag":"\"LINEAGE-2\"","written_by":"alice","#,
+            r#""written_at":"2026-10-27T01:30:00.123Z","value":{"status": "open"}},"#,
+            r#""retry":{"advice":"refetch"}}"#,
+        ];
+        let expected = expected.concat().replace("LINEAGE", &L.to_string());
+        assert_eq!(*response.body(), expected);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        assert!(!response.headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[test]
+    fn g4_tags_that_can_never_match_are_explained() {
+        let stale = StaleStatus::PreconditionFailed;
+        for (sent, said) in [
+            (format!("W/\"{L}-2\""), "weak tags"),
+            (r#""aaaaaaaaaaaab-2""#.to_owned(), "restored or restarted"),
+            (r#""v2""#.to_owned(), "none that this store gives out"),
+        ] {
+            let (error, conditions) = conflict(&sent, vec![]);
+            let problem = Problem::from_error(&error, &conditions, stale);
+            assert_eq!(problem.status(), StatusCode::PRECONDITION_FAILED);
+            assert!(problem.detail().contains(said), "{}", problem.detail());
+            assert_eq!(problem.expected.unwrap().tags, [sent]);
+        }
+    }
+
+    #[test]
+    fn g11_a_poisoned_store_tells_the_outcome() {
+        for (outcome, said) in [(Outcome::Unknown, "unknown"), (Outcome::NotApplied, "not_applied")]
+        {
+            let source = Arc::new(std::io::Error::other("bad sector"));
+            let error = Error::Poisoned { outcome, source };
+            let problem =
+                Problem::from_error(&error, &Conditions::default(), StaleStatus::Conflict);
+            assert_eq!(problem.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(problem.outcome, Some(said));
+        }
+    }
+
+    #[test]
+    fn a_closed_store_says_when_to_come_back() {
+        let problem =
+            Problem::from_error(&Error::Closed, &Conditions::default(), StaleStatus::Conflict);
+        let response = Response::from(problem);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+    }
+}
