@@ -34,7 +34,12 @@ use crate::version::{EntityTag, Lineage, Version};
 /// # Ok::<(), ifmatch::Error>(())
 /// ```
 #[derive(Clone, Debug, Serialize)]
-pub struct Problem {
+#[serde(transparent)]
+pub struct Problem(Box<Members>);
+
+/// The members of the document, boxed so that a `Result` with a problem stays small.
+#[derive(Clone, Debug, Serialize)]
+struct Members {
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,
@@ -91,7 +96,7 @@ struct Advice {
 impl Problem {
     /// A problem of this reason. `detail` says what happened this time and what to do next.
     pub fn new(reason: ProblemReason, detail: impl Into<String>) -> Problem {
-        Problem {
+        Problem(Box::new(Members {
             kind: format!("urn:ifmatch:{}", reason.as_str()),
             title: reason.title(),
             status: reason.status(StaleStatus::default()),
@@ -105,28 +110,28 @@ impl Problem {
             outcome: None,
             retry: advice(reason),
             allow: None,
-        }
+        }))
     }
 
     /// The problem that `error` is. A conflict echoes the tags of the request's `conditions`,
     /// and has the status `stale` if a race was lost.
     pub fn from_error(error: &Error, conditions: &Conditions, stale: StaleStatus) -> Problem {
         let mut problem = Problem::new(reason_of(error), error.to_string());
-        problem.status = match error {
-            Error::Conflict(_) => problem.reason.status(stale),
-            _ => StatusCode::from_u16(error.http_status()).unwrap_or(problem.status),
+        problem.0.status = match error {
+            Error::Conflict(_) => problem.0.reason.status(stale),
+            _ => StatusCode::from_u16(error.http_status()).unwrap_or(problem.0.status),
         };
         match error {
             Error::Conflict(conflict) => problem.describe(conflict, conditions),
             Error::Poisoned { outcome, .. } => {
-                problem.outcome = Some(match outcome {
+                problem.0.outcome = Some(match outcome {
                     Outcome::Unknown => "unknown",
                     Outcome::NotApplied => "not_applied",
                 });
             }
             // The paths of a server are not its clients' business.
-            _ if problem.reason == ProblemReason::Internal => {
-                "the store cannot serve this; tell its operator".clone_into(&mut problem.detail);
+            _ if problem.0.reason == ProblemReason::Internal => {
+                "the store cannot serve this; tell its operator".clone_into(&mut problem.0.detail);
             }
             _ => {}
         }
@@ -142,13 +147,13 @@ impl Problem {
             current.version()
         );
         let mut problem = Problem::new(ProblemReason::Conflict(Reason::StaleVersion), detail);
-        problem.status = StatusCode::PRECONDITION_FAILED;
+        problem.0.status = StatusCode::PRECONDITION_FAILED;
         if let Some(list) = &conditions.if_match {
             let named = list.tags().iter().filter(|tag| !tag.is_weak());
             let versions: Vec<_> = named.filter_map(|tag| tag.version_in(lineage)).collect();
             problem.expect(list, &versions, lineage);
         }
-        problem.current = Some(Current::new(lineage, current, None));
+        problem.0.current = Some(Current::new(lineage, current, None));
         problem
     }
 
@@ -165,49 +170,49 @@ impl Problem {
     /// Says at which path it happened.
     #[must_use]
     pub fn at(mut self, path: impl Into<String>) -> Problem {
-        self.instance = Some(path.into());
+        self.0.instance = Some(path.into());
         self
     }
 
     /// Says on which entity it happened.
     #[must_use]
     pub fn on(mut self, collection: impl Into<String>, key: impl Into<String>) -> Problem {
-        self.collection = Some(collection.into());
-        self.key = Some(key.into());
+        self.0.collection = Some(collection.into());
+        self.0.key = Some(key.into());
         self
     }
 
     /// Names the methods that the resource does know, for the `Allow` header of a 405.
     #[must_use]
     pub fn allowing(mut self, methods: &'static str) -> Problem {
-        self.allow = Some(methods);
+        self.0.allow = Some(methods);
         self
     }
 
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// Why the request was refused.
     pub fn reason(&self) -> ProblemReason {
-        self.reason
+        self.0.reason
     }
 
     /// What happened this time and what to do next.
     pub fn detail(&self) -> &str {
-        &self.detail
+        &self.0.detail
     }
 
     /// Whole seconds of `Retry-After`, rounded up.
     fn retry_after(&self) -> Option<u64> {
-        self.retry?.after_ms.map(|millis| millis.div_ceil(1_000))
+        self.0.retry?.after_ms.map(|millis| millis.div_ceil(1_000))
     }
 
     fn describe(&mut self, conflict: &Conflict, conditions: &Conditions) {
-        self.collection = Some(conflict.collection().to_owned());
-        self.key = Some(conflict.key().to_owned());
-        self.retry = Some(match conflict.retry() {
+        self.0.collection = Some(conflict.collection().to_owned());
+        self.0.key = Some(conflict.key().to_owned());
+        self.0.retry = Some(match conflict.retry() {
             Retry::Never => Advice { advice: "never", after_ms: None },
             Retry::Refetch => Advice { advice: "refetch", after_ms: None },
             Retry::After(wait) => after(wait),
@@ -215,7 +220,7 @@ impl Problem {
         if let Some(at) = conflict.current_metadata() {
             let value = conflict.current::<Document>();
             let value = value.as_deref().and_then(Document::raw).map(ToOwned::to_owned);
-            self.current = Some(Current::new(conflict.lineage, at, value));
+            self.0.current = Some(Current::new(conflict.lineage, at, value));
         }
         if let Precondition::Exists | Precondition::Matches(_) | Precondition::MatchesAny(_) =
             conflict.unmet()
@@ -241,17 +246,17 @@ impl Problem {
             TagList::Tags(tags) => tags.iter().map(ToString::to_string).collect(),
         };
         let versions = versions.iter().map(|version| version.get()).collect();
-        self.expected = Some(Expected { tags, versions });
+        self.0.expected = Some(Expected { tags, versions });
         if list.tags().iter().any(|tag| tag.is_weak()) {
-            self.detail += ". If-Match compares strongly: weak tags (W/\"…\") never match";
+            self.0.detail += ". If-Match compares strongly: weak tags (W/\"…\") never match";
         }
         let known: Vec<_> = list.tags().iter().map(|tag| tag.entity_tag()).collect();
         if known.iter().flatten().any(|tag| tag.lineage != lineage) {
-            self.detail += ". A tag is of another lineage: the store was restored or restarted \
+            self.0.detail += ". A tag is of another lineage: the store was restored or restarted \
                             since it was given out, and what was read before may be gone";
         }
         if known.contains(&None) {
-            self.detail += ". A tag is none that this store gives out";
+            self.0.detail += ". A tag is none that this store gives out";
         }
     }
 }
@@ -274,7 +279,7 @@ impl From<Problem> for Response<String> {
         // Serializing strings and numbers into a string does not fail.
         let body = serde_json::to_string(&problem).unwrap_or_default();
         let mut response = Response::new(body);
-        *response.status_mut() = problem.status;
+        *response.status_mut() = problem.0.status;
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, json);
@@ -283,7 +288,7 @@ impl From<Problem> for Response<String> {
         if let Some(seconds) = problem.retry_after() {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if let Some(methods) = problem.allow {
+        if let Some(methods) = problem.0.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(methods));
         }
         response
@@ -409,7 +414,7 @@ mod tests {
             let problem = Problem::from_error(&error, &conditions, stale);
             assert_eq!(problem.status(), StatusCode::PRECONDITION_FAILED);
             assert!(problem.detail().contains(said), "{}", problem.detail());
-            assert_eq!(problem.expected.unwrap().tags, [sent]);
+            assert_eq!(problem.0.expected.unwrap().tags, [sent]);
         }
     }
 
@@ -422,7 +427,7 @@ mod tests {
             let problem =
                 Problem::from_error(&error, &Conditions::default(), StaleStatus::Conflict);
             assert_eq!(problem.status(), StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(problem.outcome, Some(said));
+            assert_eq!(problem.0.outcome, Some(said));
         }
     }
 
