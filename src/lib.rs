@@ -69,6 +69,8 @@ mod update;
 mod version;
 mod write;
 
+#[cfg(feature = "axum")]
+pub mod axum;
 #[cfg(feature = "http")]
 pub mod http;
 

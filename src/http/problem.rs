@@ -148,13 +148,24 @@ impl Problem {
         );
         let mut problem = Problem::new(ProblemReason::Conflict(Reason::StaleVersion), detail);
         problem.0.status = StatusCode::PRECONDITION_FAILED;
-        if let Some(list) = &conditions.if_match {
-            let named = list.tags().iter().filter(|tag| !tag.is_weak());
-            let versions: Vec<_> = named.filter_map(|tag| tag.version_in(lineage)).collect();
-            problem.expect(list, &versions, lineage);
-        }
+        problem.expect_sent(conditions, lineage);
         problem.0.current = Some(Current::new(lineage, current, None));
         problem
+    }
+
+    /// The problem of a write that relies on an entity where there has never been one.
+    #[cfg(feature = "axum")]
+    pub(crate) fn absent(
+        (collection, key): (&str, &str),
+        conditions: &Conditions,
+        lineage: Lineage,
+        stale: StaleStatus,
+    ) -> Problem {
+        let detail = format!("{collection}/{key} does not exist; create it, or check the key");
+        let mut problem = Problem::new(ProblemReason::Conflict(Reason::Absent), detail);
+        problem.0.status = stale.code();
+        problem.expect_sent(conditions, lineage);
+        problem.on(collection, key)
     }
 
     /// The problem of a write without a condition: 428, with how to send it again.
@@ -236,6 +247,14 @@ impl Problem {
                     self.expect(&TagList::Tags(list), versions, conflict.lineage);
                 }
             }
+        }
+    }
+
+    fn expect_sent(&mut self, conditions: &Conditions, lineage: Lineage) {
+        if let Some(list) = &conditions.if_match {
+            let strong = list.tags().iter().filter(|tag| !tag.is_weak());
+            let versions: Vec<_> = strong.filter_map(|tag| tag.version_in(lineage)).collect();
+            self.expect(list, &versions, lineage);
         }
     }
 

@@ -1,0 +1,100 @@
+//! A ready [`axum::Router`](::axum::Router) that serves the documents of a store.
+
+mod path;
+mod read;
+mod request;
+mod response;
+mod service;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::axum::Router;
+use ::axum::extract::DefaultBodyLimit;
+use tokio::sync::Semaphore;
+
+use crate::http::StaleStatus;
+use crate::store::Store;
+
+/// The documents of `store` over HTTP, with the defaults of [`RouterOptions`].
+///
+/// Serves `/collections/{collection}`, `/collections/{collection}/{key}` and `/healthz`, and
+/// answers everything else itself: give it a path of its own with
+/// [`Router::nest`](::axum::Router::nest). Its collections are of type
+/// [`Collection<String, Document>`](crate::Collection), so that the program that embeds it can
+/// use them too.
+///
+/// ```
+/// let store = ifmatch::Store::in_memory();
+/// let app: axum::Router = axum::Router::new().nest("/store", ifmatch::axum::router(store));
+/// ```
+pub fn router(store: Store) -> Router {
+    RouterOptions::default().router(store)
+}
+
+/// Settings of a router.
+///
+/// ```
+/// use ifmatch::axum::RouterOptions;
+/// use ifmatch::http::StaleStatus;
+///
+/// let options = RouterOptions::default().stale_status(StaleStatus::PreconditionFailed);
+/// let app: axum::Router = options.router(ifmatch::Store::in_memory());
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing before `router`"]
+pub struct RouterOptions {
+    stale_status: StaleStatus,
+    body_limit: usize,
+    body_timeout: Option<Duration>,
+    max_in_flight: usize,
+}
+
+impl Default for RouterOptions {
+    fn default() -> RouterOptions {
+        RouterOptions {
+            stale_status: StaleStatus::default(),
+            body_limit: 1 << 20,
+            body_timeout: None,
+            max_in_flight: 1_024,
+        }
+    }
+}
+
+impl RouterOptions {
+    /// The status of a write that lost a race; 409 by default.
+    pub fn stale_status(mut self, status: StaleStatus) -> RouterOptions {
+        self.stale_status = status;
+        self
+    }
+
+    /// The most bytes of a request's body; 1 MiB by default. Beyond it: 413.
+    pub fn body_limit(mut self, bytes: usize) -> RouterOptions {
+        self.body_limit = bytes;
+        self
+    }
+
+    /// How long a request's body may take to arrive; without limit by default. Beyond it: 408.
+    /// Needs a tokio runtime with its timer enabled.
+    pub fn body_timeout(mut self, timeout: Duration) -> RouterOptions {
+        self.body_timeout = Some(timeout);
+        self
+    }
+
+    /// The most requests that are worked on at a time; 1,024 by default. Beyond it: 503.
+    pub fn max_in_flight(mut self, requests: usize) -> RouterOptions {
+        self.max_in_flight = requests;
+        self
+    }
+
+    /// The router.
+    pub fn router(self, store: Store) -> Router {
+        let limit = DefaultBodyLimit::max(self.body_limit);
+        let slots = Semaphore::new(self.max_in_flight.min(Semaphore::MAX_PERMITS));
+        let service = Arc::new(service::Service { store, options: self, slots });
+        // One handler for every path: keys are taken from the path as it was sent, before
+        // anybody decodes or normalizes it, and each refusal is a problem document.
+        Router::new().fallback(service::handle).layer(limit).with_state(service)
+    }
+}

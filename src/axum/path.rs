@@ -1,0 +1,167 @@
+//! Paths and query strings, decoded strictly: what is not plainly right is refused.
+
+use percent_encoding::percent_decode_str;
+
+use crate::http::{Problem, ProblemReason};
+
+/// The most bytes of a key.
+const KEY_BYTES: usize = 512;
+
+/// What a path names.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Resource {
+    Health,
+    Collection(String),
+    Document { collection: String, key: String },
+}
+
+impl Resource {
+    /// Reads a path as it was sent.
+    ///
+    /// # Errors
+    /// 404 for a path that names nothing, 400 for a name or key that cannot be one.
+    pub(super) fn parse(path: &str) -> Result<Resource, Problem> {
+        let mut segments = path.strip_prefix('/').unwrap_or(path).split('/');
+        let found = [segments.next(), segments.next(), segments.next(), segments.next()];
+        match found {
+            [Some("healthz"), None, ..] => Ok(Resource::Health),
+            [Some("collections"), Some(name), None, _] => Ok(Resource::Collection(named(name)?)),
+            [Some("collections"), Some(name), Some(key), None] => {
+                Ok(Resource::Document { collection: named(name)?, key: keyed(key)? })
+            }
+            _ => Err(Problem::new(
+                ProblemReason::NotFound,
+                "nothing is at this path; documents are at /collections/{collection}/{key}, \
+                 where a slash within a key is written %2F",
+            )),
+        }
+    }
+
+    /// The methods that the resource knows, as in `Allow`.
+    pub(super) fn methods(&self) -> &'static str {
+        match self {
+            Resource::Health => "GET, HEAD, OPTIONS",
+            Resource::Collection(_) => "GET, HEAD, POST, OPTIONS",
+            Resource::Document { .. } => "GET, HEAD, PUT, DELETE, OPTIONS",
+        }
+    }
+}
+
+/// The values of the `known` parameters of a query string, in that order.
+///
+/// # Errors
+/// 400 for a parameter that is unknown, repeated, or badly encoded.
+pub(super) fn parameters<const N: usize>(
+    query: Option<&str>,
+    known: [&str; N],
+) -> Result<[Option<String>; N], Problem> {
+    let mut values = [const { None }; N];
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decode(&name.replace('+', " "))?;
+        let place = known.iter().zip(&mut values).find(|(known, _)| **known == name);
+        let Some((_, place)) = place else {
+            let known = known.join(", ");
+            return Err(malformed(format!("{name:?} is no parameter here; use {known}")));
+        };
+        if place.replace(decode(&value.replace('+', " "))?).is_some() {
+            return Err(malformed(format!("the parameter {name} is given twice")));
+        }
+    }
+    Ok(values)
+}
+
+/// A 400.
+pub(super) fn malformed(detail: impl Into<String>) -> Problem {
+    Problem::new(ProblemReason::Malformed, detail)
+}
+
+/// A collection's name; the characters that it may have are checked before the store sees it,
+/// so that reading under a bad name is no mere 404.
+fn named(segment: &str) -> Result<String, Problem> {
+    let name = decode(segment)?;
+    let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+    if (1..=64).contains(&name.len()) && name.bytes().all(allowed) {
+        return Ok(name);
+    }
+    Err(malformed("a collection's name is 1 to 64 characters of a-z, 0-9, _ and -"))
+}
+
+fn keyed(segment: &str) -> Result<String, Problem> {
+    let key = decode(segment)?;
+    if key.is_empty() || key.len() > KEY_BYTES {
+        return Err(malformed(format!("a key is 1 to {KEY_BYTES} bytes of UTF-8")));
+    }
+    if key == "." || key == ".." {
+        return Err(malformed("the keys . and .. are not allowed: clients resolve them away"));
+    }
+    if key.chars().any(char::is_control) {
+        return Err(malformed("a key has no control characters"));
+    }
+    Ok(key)
+}
+
+/// Percent-decoding (RFC 3986 section 2.1) that takes no `%` for itself and only UTF-8.
+fn decode(text: &str) -> Result<String, Problem> {
+    let is_triplet = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    if !text.split('%').skip(1).all(is_triplet) {
+        return Err(malformed("a % in the path or query is not followed by two hex digits"));
+    }
+    match percent_decode_str(text).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => Err(malformed("the path or query is not UTF-8 once percent-decoded")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    use proptest::prelude::*;
+
+    fn status(path: &str) -> u16 {
+        Resource::parse(path).map_or_else(|problem| problem.status().as_u16(), |_| 200)
+    }
+
+    #[test]
+    fn paths_are_taken_literally() {
+        assert_eq!(Resource::parse("/healthz").unwrap(), Resource::Health);
+        let document = Resource::Document { collection: "a-b_1".into(), key: "x/%2F é".into() };
+        assert_eq!(Resource::parse("/collections/a-b_1/x%2F%252F%20é").unwrap(), document);
+        for path in ["", "/", "/collections", "/healthz/", "/collections/a/b/", "/Collections/a"] {
+            assert_eq!(status(path), 404, "{path}");
+        }
+        for path in ["A", "", "a%", "%E9", "a/", "a/.", "a/%2e%2E", "a/%00", "a/%C2%85", "a/%zz"] {
+            assert_eq!(status(&format!("/collections/{path}")), 400, "{path}");
+        }
+        assert_eq!(status(&format!("/collections/a/{}", "k".repeat(512))), 200);
+        assert_eq!(status(&format!("/collections/a/{}", "k".repeat(513))), 400);
+        assert_eq!(status(&format!("/collections/{}", "c".repeat(65))), 400);
+    }
+
+    #[test]
+    fn parameters_are_known_and_given_once() {
+        let [a, b] = parameters(Some("b=x+%2B&"), ["a", "b"]).unwrap();
+        assert_eq!((a, b.as_deref()), (None, Some("x +")));
+        for query in ["c=1", "a=1&a=2", "a=%", "a=%ff", "%"] {
+            assert!(parameters(Some(query), ["a", "b"]).is_err(), "{query}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_key_can_be_named(key in "[^\\p{Cc}]{1,100}") {
+            prop_assume!(key.len() <= KEY_BYTES && key != "." && key != "..");
+            let path = format!("/collections/c/{}", utf8_percent_encode(&key, NON_ALPHANUMERIC));
+            let document = Resource::Document { collection: "c".to_owned(), key };
+            prop_assert_eq!(Resource::parse(&path).unwrap(), document);
+        }
+
+        #[test]
+        fn no_path_makes_parsing_panic(path: String, query: String) {
+            let _ = Resource::parse(&path);
+            let _ = Resource::parse(&format!("/collections/{path}"));
+            let _ = parameters(Some(&query), ["a"]);
+        }
+    }
+}

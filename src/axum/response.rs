@@ -1,0 +1,117 @@
+//! Answers: documents with their validators, pages, and refusals.
+
+use ::axum::body::{Body, Bytes};
+use ::axum::response::Response;
+use ::http::StatusCode;
+use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::entity::Entity;
+use crate::http::{Document, Problem};
+use crate::version::{EntityTag, Version};
+
+const VERSION: HeaderName = HeaderName::from_static("ifmatch-version");
+const WRITTEN_BY: HeaderName = HeaderName::from_static("ifmatch-written-by");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// A document and all that is known of it.
+pub(super) fn document(status: StatusCode, tag: EntityTag, entity: &Entity<Document>) -> Response {
+    let body = Bytes::from_owner(entity.value().clone());
+    let mut response = with_metadata(status, tag, entity);
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    *response.body_mut() = Body::from(body);
+    response
+}
+
+/// What is known of a document, without it: the caller prefers that.
+pub(super) fn minimal(status: StatusCode, tag: EntityTag, entity: &Entity<Document>) -> Response {
+    let mut response = with_metadata(status, tag, entity);
+    let applied = HeaderValue::from_static("return=minimal");
+    response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    response
+}
+
+/// 304: the caller has the document already.
+pub(super) fn not_modified(tag: EntityTag) -> Response {
+    let mut response = empty(StatusCode::NOT_MODIFIED);
+    insert_tag(response.headers_mut(), tag);
+    revalidate(response.headers_mut());
+    response
+}
+
+/// 204: the document is deleted, by the commit that the tag names.
+pub(super) fn deleted(tag: EntityTag) -> Response {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    insert_tag(response.headers_mut(), tag);
+    insert_version(response.headers_mut(), tag.version);
+    response
+}
+
+/// 200 with JSON that has no validator.
+pub(super) fn json(body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    revalidate(response.headers_mut());
+    response
+}
+
+/// 204 with the methods of a resource.
+pub(super) fn options(methods: &'static str) -> Response {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+/// A refusal.
+pub(super) fn problem(problem: Problem) -> Response {
+    ::http::Response::from(problem).map(Body::from)
+}
+
+/// Adds where the created document is.
+pub(super) fn located(mut response: Response, location: &str) -> Response {
+    // Paths come from a URI or are encoded: they are header values.
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+fn with_metadata(status: StatusCode, tag: EntityTag, entity: &Entity<Document>) -> Response {
+    let mut response = empty(status);
+    let headers = response.headers_mut();
+    insert_tag(headers, tag);
+    insert_version(headers, tag.version);
+    let date = httpdate::fmt_http_date(entity.written_at());
+    if let Ok(date) = HeaderValue::from_str(&date) {
+        headers.insert(header::LAST_MODIFIED, date);
+    }
+    // An actor of the embedding program may have a name that no header can carry.
+    if let Some(Ok(actor)) = entity.written_by().map(HeaderValue::from_str) {
+        headers.insert(WRITTEN_BY, actor);
+    }
+    revalidate(headers);
+    response
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn insert_tag(headers: &mut HeaderMap, tag: EntityTag) {
+    if let Ok(tag) = HeaderValue::from_str(&tag.to_string()) {
+        headers.insert(header::ETAG, tag);
+    }
+}
+
+fn insert_version(headers: &mut HeaderMap, version: Version) {
+    headers.insert(VERSION, version.get().into());
+}
+
+/// Without it a cache may guess for how long an answer is fresh (RFC 9111 section 4.2.2), and
+/// hand out versions that have long been replaced.
+fn revalidate(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+}

@@ -1,0 +1,106 @@
+//! The one handler: finds the resource and hands the request to what serves it.
+
+use std::sync::Arc;
+
+use ::axum::extract::{OriginalUri, Request, State};
+use ::axum::response::Response;
+use ::http::Method;
+use tokio::sync::Semaphore;
+
+use super::RouterOptions;
+use super::path::Resource;
+use super::response;
+use crate::collection::Collection;
+use crate::error::Error;
+use crate::http::{Conditions, Document, Problem, ProblemReason};
+use crate::store::Store;
+use crate::version::{EntityTag, Version};
+
+/// What all requests share.
+pub(super) struct Service {
+    pub(super) store: Store,
+    pub(super) options: RouterOptions,
+    /// One permit per request that may be worked on.
+    pub(super) slots: Semaphore,
+}
+
+pub(super) async fn handle(State(service): State<Arc<Service>>, request: Request) -> Response {
+    let path = original_path(&request);
+    let answer = match service.slots.try_acquire() {
+        Ok(_slot) => service.answer(request, &path).await,
+        Err(_) => {
+            let detail = "too many requests are under way; nothing was done";
+            Err(Problem::new(ProblemReason::Overloaded, detail))
+        }
+    };
+    answer.unwrap_or_else(|problem| response::problem(problem.at(path)))
+}
+
+impl Service {
+    async fn answer(&self, request: Request, path: &str) -> Result<Response, Problem> {
+        let resource = Resource::parse(request.uri().path())?;
+        let methods = resource.methods();
+        match (resource, request.method()) {
+            (_, &Method::OPTIONS) => Ok(response::options(methods)),
+            (Resource::Health, &Method::GET | &Method::HEAD) => {
+                Ok(response::json("{\"status\":\"ok\"}\n"))
+            }
+            (Resource::Collection(name), &Method::GET | &Method::HEAD) => {
+                self.list(&name, request.uri().query())
+            }
+            (Resource::Collection(name), &Method::POST) => self.post(&name, request, path).await,
+            (Resource::Document { collection, key }, &Method::GET | &Method::HEAD) => {
+                self.get(&collection, &key, &request)
+            }
+            (Resource::Document { collection, key }, &Method::PUT) => {
+                self.put(&collection, &key, request, path).await
+            }
+            (Resource::Document { collection, key }, &Method::DELETE) => {
+                self.delete(&collection, &key, request).await
+            }
+            (_, method) => {
+                let detail = format!("{method} is not done here; use one of {methods}");
+                let problem = Problem::new(ProblemReason::MethodNotAllowed, detail);
+                Err(problem.allowing(methods))
+            }
+        }
+    }
+
+    /// A collection that has been written; reading creates none.
+    ///
+    /// # Errors
+    /// 404.
+    pub(super) fn existing(&self, name: &str) -> Result<Collection<String, Document>, Problem> {
+        if self.store.has_collection(name) {
+            return self.open(name);
+        }
+        let detail = format!("there is no collection {name}; the first write creates it");
+        Err(Problem::new(ProblemReason::NotFound, detail))
+    }
+
+    pub(super) fn open(&self, name: &str) -> Result<Collection<String, Document>, Problem> {
+        self.store.collection(name).map_err(|error| self.failure(&error, &Conditions::default()))
+    }
+
+    pub(super) fn failure(&self, error: &Error, conditions: &Conditions) -> Problem {
+        Problem::from_error(error, conditions, self.options.stale_status)
+    }
+
+    pub(super) fn tag(&self, version: Version) -> EntityTag {
+        self.store.tag(version)
+    }
+}
+
+/// A 404 for a key without a document.
+pub(super) fn no_document(collection: &str, key: &str) -> Problem {
+    let detail = format!("there is no document {collection}/{key}; check the key, or create it");
+    Problem::new(ProblemReason::NotFound, detail).on(collection, key)
+}
+
+/// The path as the client sent it, also where the router is nested.
+fn original_path(request: &Request) -> String {
+    match request.extensions().get::<OriginalUri>() {
+        Some(OriginalUri(uri)) => uri.path().to_owned(),
+        None => request.uri().path().to_owned(),
+    }
+}

@@ -1,0 +1,129 @@
+//! Writes: each under the conditions that the request names, decided as it takes effect.
+
+use ::axum::extract::Request;
+use ::axum::response::Response;
+use ::http::StatusCode;
+use uuid::Uuid;
+
+use super::request::{Intent, document, expect_json};
+use super::response;
+use super::service::{Service, no_document};
+use crate::error::Error;
+use crate::http::{Document, Problem};
+use crate::precondition::{Precondition, decide};
+use crate::write::Committed;
+
+impl Service {
+    /// `PUT /collections/{collection}/{key}`.
+    pub(super) async fn put(
+        &self,
+        collection: &str,
+        key: &str,
+        request: Request,
+        path: &str,
+    ) -> Result<Response, Problem> {
+        let (parts, body) = request.into_parts();
+        let intent = Intent::of(&parts)?;
+        expect_json(&parts.headers)?;
+        let preconditions = self.required(&intent)?;
+        let value = document(Request::from_parts(parts, body), self.options.body_timeout).await?;
+        let written = self.write(collection, key, value, &intent, preconditions).await?;
+        Ok(self.written(&written, &intent, path))
+    }
+
+    /// `POST /collections/{collection}`: a document under a new key. Conditions, if any, are
+    /// decided on what is there under that key, which is nothing.
+    pub(super) async fn post(
+        &self,
+        collection: &str,
+        request: Request,
+        path: &str,
+    ) -> Result<Response, Problem> {
+        let (parts, body) = request.into_parts();
+        let intent = Intent::of(&parts)?;
+        expect_json(&parts.headers)?;
+        let mut preconditions = intent.preconditions(self.store.lineage());
+        preconditions.push(Precondition::Absent);
+        let value = document(Request::from_parts(parts, body), self.options.body_timeout).await?;
+        let key = Uuid::now_v7().to_string();
+        let written = self.write(collection, &key, value, &intent, preconditions).await?;
+        Ok(self.written(&written, &intent, &format!("{path}/{key}")))
+    }
+
+    /// `DELETE /collections/{collection}/{key}`.
+    pub(super) async fn delete(
+        &self,
+        collection: &str,
+        key: &str,
+        request: Request,
+    ) -> Result<Response, Problem> {
+        let (parts, _) = request.into_parts();
+        let intent = Intent::of(&parts)?;
+        let preconditions = self.required(&intent)?;
+        let documents = self.existing(collection)?;
+        let delete = documents.delete(key).condition(Precondition::Exists);
+        let mut delete =
+            preconditions.into_iter().fold(delete, |delete, next| delete.condition(next));
+        if let Some(actor) = &intent.actor {
+            delete = delete.by(actor);
+        }
+        match delete.await {
+            Ok(deleted) => Ok(response::deleted(self.tag(deleted.version()))),
+            // Without conditions the answer would be 404, so that is what it stays (RFC 9110
+            // section 13.2.1).
+            Err(Error::Conflict(conflict)) if conflict.current_version().is_none() => {
+                Err(no_document(collection, key))
+            }
+            Err(error) => Err(self.failure(&error, &intent.conditions)),
+        }
+    }
+
+    async fn write(
+        &self,
+        collection: &str,
+        key: &str,
+        value: Document,
+        intent: &Intent,
+        preconditions: Vec<Precondition>,
+    ) -> Result<Committed<Document>, Problem> {
+        // A write that is bound to fail must not open a collection, of which there are not
+        // arbitrarily many.
+        if !self.store.has_collection(collection) && decide(&preconditions, None).is_err() {
+            let (lineage, stale) = (self.store.lineage(), self.options.stale_status);
+            return Err(Problem::absent((collection, key), &intent.conditions, lineage, stale));
+        }
+        let documents = self.open(collection)?;
+        let mut preconditions = preconditions.into_iter();
+        let first = preconditions.next().ok_or_else(Problem::precondition_required)?;
+        let put = documents.put(key, value).condition(first);
+        let mut put = preconditions.fold(put, |put, next| put.condition(next));
+        if let Some(actor) = &intent.actor {
+            put = put.by(actor);
+        }
+        put.await.map_err(|error| self.failure(&error, &intent.conditions))
+    }
+
+    /// What the write relies on.
+    ///
+    /// # Errors
+    /// 428 if the request does not say.
+    fn required(&self, intent: &Intent) -> Result<Vec<Precondition>, Problem> {
+        let list = intent.preconditions(self.store.lineage());
+        if list.is_empty() { Err(Problem::precondition_required()) } else { Ok(list) }
+    }
+
+    fn written(&self, written: &Committed<Document>, intent: &Intent, path: &str) -> Response {
+        let (entity, tag) = (written.entity(), self.tag(written.version()));
+        let created = written.previous().is_none();
+        let status = match (created, intent.minimal) {
+            (true, _) => StatusCode::CREATED,
+            (false, true) => StatusCode::NO_CONTENT,
+            (false, false) => StatusCode::OK,
+        };
+        let answer = match intent.minimal {
+            true => response::minimal(status, tag, entity),
+            false => response::document(status, tag, entity),
+        };
+        if created { response::located(answer, path) } else { answer }
+    }
+}

@@ -1,0 +1,185 @@
+//! Refusals: what they say on the wire.
+
+use serde_json::json;
+
+use crate::client::{Client, JSON, OVERWRITE, request};
+use ifmatch::axum::RouterOptions;
+use ifmatch::{Store, axum::router};
+
+const PATH: &str = "/collections/shifts/s-17";
+
+#[test]
+fn g4_a_conflict_names_what_was_expected_and_what_is_there() {
+    let client = Client::in_memory();
+    let first = client.overwrite(PATH, r#"{"status": "open"}"#);
+    let by_alice = [JSON, ("if-match", first.as_str()), ("ifmatch-actor", "alice")];
+    let second = client.call("PUT", PATH, &by_alice, r#"{"status": "approved"}"#);
+    let mine = format!("{first}, W/{first}, \"other\"");
+    let refused = client.call("PUT", PATH, &[JSON, ("if-match", &mine)], "1");
+
+    let problem = refused.json();
+    let version = |tag: &str| tag.rsplit('-').next().unwrap().trim_matches('"').parse::<u64>();
+    let v1 = version(&first).unwrap();
+    for (member, expected) in [
+        ("type", json!("urn:ifmatch:stale_version")),
+        ("title", json!("The entity has changed")),
+        ("status", json!(409)),
+        ("instance", json!(PATH)),
+        ("reason", json!("stale_version")),
+        ("collection", json!("shifts")),
+        ("key", json!("s-17")),
+        (
+            "expected",
+            json!({
+                "tags": [first, format!("W/{first}"), "\"other\""],
+                "versions": [v1],
+            }),
+        ),
+        ("retry", json!({"advice": "refetch"})),
+    ] {
+        assert_eq!(problem[member], expected, "{member}");
+    }
+    let current = &problem["current"];
+    assert_eq!(current["etag"], second.tag().as_str());
+    assert_eq!(current["written_by"], "alice");
+    assert_eq!(current["value"], json!({"status": "approved"}));
+    assert!(refused.text().contains(r#""value":{"status": "approved"}"#), "byte for byte");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("alice changed it"), "{detail}");
+    assert!(detail.contains("weak tags"), "{detail}");
+    assert!(!refused.headers.contains_key("retry-after"));
+}
+
+#[test]
+fn g4_a_tag_of_another_lineage_is_explained() {
+    let client = Client::in_memory();
+    let old = client.overwrite(PATH, "1");
+    let restarted = Client::in_memory();
+    restarted.overwrite(PATH, "1");
+    for path in [PATH, "/collections/shifts/unknown", "/collections/unknown/s-17"] {
+        let refused = restarted.call("PUT", path, &[JSON, ("if-match", &old)], "2");
+        let problem = refused.json();
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("restored or restarted"), "{path}: {detail}");
+        assert_eq!(problem["expected"], json!({"tags": [old], "versions": []}), "{path}");
+    }
+}
+
+#[test]
+fn g6_a_write_without_a_condition_is_told_how_to_name_one() {
+    let client = Client::in_memory();
+    for method in ["PUT", "DELETE"] {
+        let refused = client.call(method, PATH, &[JSON], "1");
+        assert_eq!((refused.status, refused.reason().as_str()), (428, "precondition_required"));
+        assert_eq!(refused.header("cache-control"), "no-store");
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        for way in ["If-Match", "If-None-Match: *", "?unconditional=true"] {
+            assert!(detail.contains(way), "{detail}");
+        }
+        assert!(refused.json().get("retry").is_none());
+    }
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    let client = Client::in_memory();
+    client.overwrite(PATH, "1");
+    for path in ["/collections/none", "/collections/none/k", "/collections/shifts/k", "/", "/x"] {
+        let answer = client.get(path);
+        assert_eq!((answer.status, answer.reason().as_str()), (404, "not_found"), "{path}");
+        assert_eq!(answer.json()["instance"], path);
+    }
+    assert_eq!(client.get("/collections/none").status, 404, "reading creates no collection");
+}
+
+#[test]
+fn unknown_methods_are_told_the_known_ones() {
+    let client = Client::in_memory();
+    for (path, allow) in [
+        (PATH, "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("/collections/shifts", "GET, HEAD, POST, OPTIONS"),
+        ("/healthz", "GET, HEAD, OPTIONS"),
+    ] {
+        let refused = client.call("PATCH", path, &[], "");
+        assert_eq!((refused.status, refused.reason().as_str()), (405, "method_not_allowed"));
+        assert_eq!(refused.header("allow"), allow);
+        let options = client.call("OPTIONS", path, &[], "");
+        assert_eq!((options.status, options.header("allow")), (204, allow));
+    }
+}
+
+#[test]
+fn bodies_are_json_and_say_so() {
+    let client = Client::in_memory();
+    let path = format!("{PATH}{OVERWRITE}");
+    for media_type in ["application/json; charset=utf-8", "Application/JSON", "application/a+json"]
+    {
+        let answer = client.call("PUT", &path, &[("content-type", media_type)], "1");
+        assert!(answer.status < 300, "{media_type}");
+    }
+    for media_type in ["text/plain", "", "json", "+json", "application/x-www-form-urlencoded"] {
+        let answer = client.call("PUT", &path, &[("content-type", media_type)], "1");
+        assert_eq!((answer.status, answer.reason().as_str()), (415, "unsupported_media_type"));
+    }
+    assert_eq!(client.call("PUT", &path, &[], "1").status, 415);
+    let gzipped = client.call("PUT", &path, &[JSON, ("content-encoding", "gzip")], "1");
+    assert_eq!(gzipped.status, 415);
+    for body in ["", "{", "nul", "1 2", &"[".repeat(200_000)] {
+        let answer = client.call("PUT", &path, &[JSON], body);
+        assert_eq!((answer.status, answer.reason().as_str()), (400, "malformed"), "{body:.20}");
+    }
+}
+
+#[test]
+fn g12_limits_have_typed_answers() {
+    let client = Client::new(Store::in_memory(), RouterOptions::default().body_limit(100));
+    let answer = client.call("PUT", &format!("{PATH}{OVERWRITE}"), &[JSON], &" ".repeat(101));
+    assert_eq!((answer.status, answer.reason().as_str()), (413, "too_large"));
+    let long = "x".repeat(257);
+    let headers = [JSON, ("ifmatch-actor", long.as_str())];
+    let answer = client.call("PUT", &format!("{PATH}{OVERWRITE}"), &headers, "1");
+    assert_eq!((answer.status, answer.reason().as_str()), (400, "malformed"));
+
+    let busy = Client::new(Store::in_memory(), RouterOptions::default().max_in_flight(0));
+    let answer = busy.get("/healthz");
+    assert_eq!((answer.status, answer.reason().as_str()), (503, "overloaded"));
+    assert_eq!(answer.header("retry-after"), "1");
+}
+
+#[test]
+fn a_protection_that_is_not_given_is_refused() {
+    let client = Client::in_memory();
+    for name in ["idempotency-key", "ifmatch-lease", "content-range"] {
+        let path = format!("{PATH}{OVERWRITE}");
+        for (method, path) in [("PUT", &*path), ("DELETE", &*path), ("POST", "/collections/shifts")]
+        {
+            let answer = client.call(method, path, &[JSON, (name, "x")], "1");
+            assert_eq!((answer.status, answer.reason().as_str()), (400, "malformed"));
+            assert!(answer.json()["detail"].as_str().unwrap().contains(name));
+        }
+    }
+    assert_eq!(client.get(PATH).status, 404);
+}
+
+#[test]
+fn a_closed_store_is_unavailable() {
+    let store = Store::in_memory();
+    let client = Client::of(router(store.clone()));
+    client.overwrite(PATH, "1");
+    store.close().unwrap();
+    let request = request("PUT", &format!("{PATH}{OVERWRITE}"), &[JSON], "2");
+    let answer = client.send(request);
+    assert_eq!((answer.status, answer.reason().as_str()), (503, "overloaded"));
+}
+
+#[test]
+fn a_collection_of_another_type_is_left_alone() {
+    let store = Store::in_memory();
+    let seats = store.collection::<u64, String>("seats").unwrap();
+    seats.create(1, "ann".to_owned()).commit().unwrap();
+    let client = Client::of(router(store));
+    assert_eq!(client.get("/collections/seats/1").reason(), "wrong_state");
+    let write = client.call("PUT", &format!("/collections/seats/1{OVERWRITE}"), &[JSON], "1");
+    assert_eq!((write.status, write.reason().as_str()), (409, "wrong_state"));
+    assert_eq!(*seats.get(1).unwrap().unwrap(), "ann");
+}
