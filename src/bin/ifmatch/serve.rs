@@ -1,0 +1,124 @@
+//! `ifmatch serve`: opens a store, says where it is, and serves it until it is told to stop.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ifmatch::Store;
+use ifmatch::axum::RouterOptions;
+use ifmatch::http::StaleStatus;
+use tokio::runtime::Runtime;
+
+use crate::server;
+
+/// How long the body of a request may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// Where to listen; port 0 picks a free one.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4090")]
+    listen: SocketAddr,
+
+    /// The directory that keeps the documents; created where there is none.
+    #[arg(long, value_name = "DIRECTORY", default_value = "./ifmatch-data")]
+    data: PathBuf,
+
+    /// Keep the documents in memory only: they are gone when the server stops.
+    #[arg(long, conflicts_with = "data")]
+    memory: bool,
+
+    /// The status of a write that lost a race.
+    #[arg(long, value_enum, default_value = "409")]
+    stale_status: Stale,
+
+    /// Listen on an address that others can reach, although anybody there can then read and
+    /// write everything.
+    #[arg(long)]
+    insecure: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Stale {
+    #[value(name = "409")]
+    Conflict,
+    #[value(name = "412")]
+    PreconditionFailed,
+}
+
+impl Serve {
+    /// Serves until SIGTERM or Ctrl-C.
+    ///
+    /// # Errors
+    /// What went wrong and what to do about it.
+    pub(crate) fn run(self) -> Result<(), String> {
+        if !self.listen.ip().is_loopback() && !self.insecure {
+            return Err(format!(
+                "others can reach {}, and there is no authentication: listen on 127.0.0.1, or \
+                 add --insecure to let anybody who reaches it read and write everything",
+                self.listen.ip()
+            ));
+        }
+        // Before the store: a second server is then told of the port, not of the directory.
+        let (listener, address) = bind(self.listen).map_err(|error| {
+            format!("cannot listen on {}: {error}; choose another --listen", self.listen)
+        })?;
+        let store = match self.memory {
+            true => Store::in_memory(),
+            false => Store::open(&self.data).map_err(|error| {
+                format!("cannot open the store in {}: {error}", self.data.display())
+            })?,
+        };
+        let status = match self.stale_status {
+            Stale::Conflict => StaleStatus::Conflict,
+            Stale::PreconditionFailed => StaleStatus::PreconditionFailed,
+        };
+        let options = RouterOptions::default().stale_status(status).body_timeout(BODY_TIMEOUT);
+        let router = options.router(store.clone());
+        let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
+        let served = runtime.block_on(server::serve(listener, router, || self.greet(address)));
+        served.map_err(|error| format!("cannot serve: {error}"))?;
+        store.close().map_err(|error| format!("closing the store: {error}"))?;
+        say("Stopped; everything acknowledged is kept.\n");
+        Ok(())
+    }
+
+    /// Says where the server is, where the data is, and what to try.
+    fn greet(&self, address: SocketAddr) {
+        let place = match self.memory {
+            true => "in memory, and gone when the server stops".to_owned(),
+            false => format!("in {}", self.data.display()),
+        };
+        let warning = match self.listen.ip().is_loopback() {
+            true => "",
+            false => "Anybody who reaches this address can read and write everything.\n",
+        };
+        let note = format!("http://{address}/collections/notes/hello");
+        say(&format!(
+            "ifmatch listens on http://{address}\n\
+             Documents are kept {place}\n\
+             {warning}\n\
+             Try it:\n  \
+             curl -i -X PUT {note} -H 'If-None-Match: *' \\\n    \
+             -H 'Content-Type: application/json' -d '{{\"text\":\"hello\"}}'\n  \
+             curl -i {note}\n  \
+             curl -i -X PUT {note} -H 'If-Match: \"the ETag of that answer\"' \\\n    \
+             -H 'Content-Type: application/json' -d '{{\"text\":\"hello again\"}}'\n\n"
+        ));
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// Prints; a closed standard output is no reason not to serve.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

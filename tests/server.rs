@@ -1,0 +1,207 @@
+//! The real program over real sockets: what it acknowledged survives `kill -9`, and it stops
+//! cleanly when asked.
+
+// Helpers of tests fail the test that calls them.
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+const PATH: &str = "/collections/shifts/s-17";
+const CREATE: &str = "If-None-Match: *\r\nContent-Type: application/json\r\n";
+
+/// A running server; killed when dropped.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(data: &Path) -> Server {
+        let mut child = serve().arg("--data").arg(data).spawn().expect("the program starts");
+        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a greeting");
+        let address = line.trim().rsplit("http://").next().expect("an address").to_owned();
+        // Keeps the pipe open, and empty.
+        thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+        Server { child, address }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).expect("the server listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+        stream
+    }
+
+    /// Sends one request and reads all of the answer.
+    fn call(&self, method: &str, headers: &str, body: &str) -> Answer {
+        let mut stream = self.connect();
+        stream.write_all(request(method, headers, body).as_bytes()).expect("a request");
+        Answer::read(&mut stream)
+    }
+
+    #[cfg(unix)]
+    fn terminate(&self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SIGKILL on Unix: the program gets no chance to tidy up.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn read(stream: &mut TcpStream) -> Answer {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Answer { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    fn tag(&self) -> &str {
+        let tag = self.head.lines().find_map(|line| line.strip_prefix("etag: "));
+        tag.unwrap_or_else(|| panic!("no tag in {}", self.head))
+    }
+}
+
+fn serve() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ifmatch"));
+    command.args(["serve", "--listen", "127.0.0.1:0"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn request(method: &str, headers: &str, body: &str) -> String {
+    format!(
+        "{method} {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn failure(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn g3_a_killed_server_comes_back_with_what_it_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let server = Server::start(&data);
+    let sent = " {\"status\" : 1.50}\n";
+    let created = server.call("PUT", CREATE, sent);
+    assert_eq!((created.status, created.body.as_str()), (201, sent));
+    drop(server);
+
+    let server = Server::start(&data);
+    let read = server.call("GET", "", "");
+    assert_eq!((read.status, read.body.as_str(), read.tag()), (200, sent, created.tag()));
+    let refused = server.call("PUT", CREATE, "2");
+    assert_eq!(refused.status, 409, "{}", refused.body);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_server_finishes_what_is_in_flight_and_exits_with_0() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(directory.path());
+    let whole = request("PUT", CREATE, "[1]");
+    let (now, later) = whole.split_at(whole.len() - 1);
+    let mut stream = server.connect();
+    stream.write_all(now.as_bytes()).unwrap();
+    // The request has to be under way before the signal comes.
+    thread::sleep(Duration::from_millis(300));
+    server.terminate();
+    thread::sleep(Duration::from_millis(300));
+    assert!(TcpStream::connect(&server.address).is_err(), "new connections are refused");
+    stream.write_all(later.as_bytes()).unwrap();
+    assert_eq!(Answer::read(&mut stream).status, 201);
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+
+    let server = Server::start(directory.path());
+    assert_eq!(server.call("GET", "", "").body, "[1]");
+}
+
+#[test]
+fn what_stops_a_server_from_starting_is_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+
+    let data = directory.path().display().to_string();
+    let in_use = failure(&serve().args(["--data", &data]).output().unwrap());
+    assert!(in_use.contains(&data) && in_use.contains("another directory"), "{in_use}");
+
+    let port = Command::new(env!("CARGO_BIN_EXE_ifmatch"))
+        .args(["serve", "--memory", "--listen", &server.address])
+        .output();
+    let port = failure(&port.unwrap());
+    assert!(port.contains(&server.address) && port.contains("--listen"), "{port}");
+
+    let open = Command::new(env!("CARGO_BIN_EXE_ifmatch"))
+        .args(["serve", "--memory", "--listen", "0.0.0.0:0"])
+        .output();
+    let open = failure(&open.unwrap());
+    assert!(open.contains("--insecure"), "{open}");
+}
+
+#[test]
+fn hostile_bytes_are_answered_or_cut_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(1_000));
+    let long_header = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(100_000));
+    for bytes in ["\0\r\n\r\n", "GET /\u{1} HTTP/1.1\r\n\r\n", &many_headers, &long_header] {
+        let mut stream = server.connect();
+        // The server may close before it has read everything.
+        let _ = stream.write_all(bytes.as_bytes());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{bytes:.40}");
+    }
+    assert_eq!(server.call("GET", "", "").status, 404);
+}
+
+#[test]
+fn g1_clients_over_sockets_lose_no_edit() {
+    const CLIENTS: usize = 8;
+    const EDITS: usize = 5;
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    assert_eq!(server.call("PUT", CREATE, "0").status, 201);
+    let edit = || {
+        loop {
+            let read = server.call("GET", "", "");
+            let count: usize = read.body.parse().unwrap();
+            let headers = format!("If-Match: {}\r\nContent-Type: application/json\r\n", read.tag());
+            match server.call("PUT", &headers, &(count + 1).to_string()).status {
+                200 => break,
+                409 => {}
+                status => panic!("{status}"),
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| (0..EDITS).for_each(|_| edit()));
+        }
+    });
+    assert_eq!(server.call("GET", "", "").body, (CLIENTS * EDITS).to_string());
+}
