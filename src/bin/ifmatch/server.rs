@@ -12,8 +12,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::time::{sleep, timeout};
 
-/// How long the headers of a request may take to arrive.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the headers of a request may take to arrive, and an idle connection is kept.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The most bytes of a request's headers: 1,000 entity tags fit.
 const HEADER_BYTES: usize = 64 << 10;
