@@ -34,7 +34,7 @@ fn with_bad_tags() -> impl Strategy<Value = Hostile> {
     let method = prop_oneof![Just("GET"), Just("PUT"), Just("DELETE")];
     (method, header, bad_tags()).prop_map(|(method, header, value)| Hostile {
         method: method.to_owned(),
-        path: PATH.to_owned(),
+        path: format!("{PATH}{OVERWRITE}"),
         headers: vec![(header, value)],
         body: b"1".to_vec(),
     })
@@ -69,9 +69,10 @@ fn with_bad_path() -> impl Strategy<Value = Hostile> {
     ];
     let method = prop_oneof![Just("PUT"), Just("DELETE")];
     let path = path.prop_filter("no healthz", |path| !path.starts_with("/healthz"));
+    // Nothing but the path stands between these requests and a write.
     (method, path).prop_map(|(method, path)| Hostile {
         method: method.to_owned(),
-        path,
+        path: if path.contains('?') { path + "&unconditional=true" } else { path + OVERWRITE },
         headers: vec![],
         body: b"1".to_vec(),
     })
