@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Little-endian, integers of variable length.
-fn config() -> impl bincode::config::Config {
+fn config() -> bincode::config::Configuration {
     bincode::config::standard()
 }
 
@@ -28,8 +28,19 @@ pub(crate) fn encode<V: Serialize + DeserializeOwned>(value: &V) -> Result<Vec<u
 /// # Errors
 /// Says why the bytes are no such value.
 pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Result<V, String> {
+    match bytes.len() {
+        0..=0x1000 => decode_within::<0x1_0000, V>(bytes),
+        0x1001..=0x10_0000 => decode_within::<0x100_0000, V>(bytes),
+        _ => decode_within::<{ i32::MAX as usize }, V>(bytes),
+    }
+}
+
+/// Decodes with at most `LIMIT` bytes claimed, so that a length that no bytes follow allocates
+/// little. bincode counts numbers at their full width, up to 16 times of what they take encoded.
+fn decode_within<const LIMIT: usize, V: DeserializeOwned>(bytes: &[u8]) -> Result<V, String> {
+    let config = config().with_limit::<LIMIT>();
     let (value, read) =
-        bincode::serde::decode_from_slice(bytes, config()).map_err(|error| error.to_string())?;
+        bincode::serde::decode_from_slice(bytes, config).map_err(|error| error.to_string())?;
     match bytes.len() - read {
         0 => Ok(value),
         rest => Err(format!("{rest} bytes are left over")),
@@ -57,6 +68,15 @@ mod tests {
         fn no_bytes_make_decoding_panic(bytes: Vec<u8>) {
             let _ = decode::<(String, Vec<String>, Option<u64>)>(&bytes);
         }
+    }
+
+    #[test]
+    fn g12_a_length_that_no_bytes_follow_allocates_little() {
+        let length = [0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+        assert!(decode::<String>(&length).is_err());
+        assert!(decode::<(String, Vec<u64>)>(&length).is_err());
+        let numbers: Vec<u128> = vec![1; 2_000_000];
+        assert_eq!(decode(&encode(&numbers).unwrap()), Ok(numbers));
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]

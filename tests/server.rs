@@ -167,7 +167,8 @@ fn hostile_bytes_are_answered_or_cut_off() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path());
     let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(1_000));
-    let long_header = format!("GET / HTTP/1.1\r\nConnection: close\r\nA: {}\r\n\r\n", "b".repeat(100_000));
+    let long_header =
+        format!("GET / HTTP/1.1\r\nConnection: close\r\nA: {}\r\n\r\n", "b".repeat(100_000));
     for bytes in ["\0\r\n\r\n", "GET /\u{1} HTTP/1.1\r\n\r\n", &many_headers, &long_header] {
         let mut stream = server.connect();
         // The server may close before it has read everything.
