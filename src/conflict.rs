@@ -45,6 +45,8 @@ impl Reason {
             Precondition::Absent | Precondition::MatchesNone(_) => Reason::AlreadyExists,
             _ if current.is_some() => Reason::StaleVersion,
             Precondition::Exists => Reason::Absent,
+            // Names no version of this lineage, so none that was deleted.
+            Precondition::MatchesAny(versions) if versions.is_empty() => Reason::Absent,
             _ if deleted => Reason::Deleted,
             _ => Reason::Absent,
         }
@@ -358,6 +360,7 @@ mod tests {
         assert_eq!(Reason::of(&v1, None, true), Reason::Deleted);
         assert_eq!(Reason::of(&v1, None, false), Reason::Absent);
         assert_eq!(Reason::of(&Precondition::Exists, None, true), Reason::Absent);
+        assert_eq!(Reason::of(&Precondition::MatchesAny(vec![]), None, true), Reason::Absent);
         assert_eq!(Reason::of(&Precondition::Absent, current, false), Reason::AlreadyExists);
     }
 }

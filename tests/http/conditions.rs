@@ -62,6 +62,7 @@ const TABLE: &[Row] = &[
     (13, "PUT", Never, &[(IM, "*")], Refused("absent")),
     (14, "PUT", Deleted, &[(IM, "{3}")], Refused("deleted")),
     (14, "PUT", Never, &[(IM, "{3}")], Refused("absent")),
+    (14, "PUT", Deleted, &[(IM, FOREIGN)], Refused("absent")),
     (15, "PUT", Deleted, &[(INM, "*")], Status(201)),
     (15, "PUT", Never, &[(INM, "*")], Status(201)),
     (16, "PUT", Present, &[(INM, "*")], Refused("already_exists")),
