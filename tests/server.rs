@@ -149,6 +149,13 @@ fn what_stops_a_server_from_starting_is_explained() {
     let in_use = failure(&serve().args(["--data", &data]).output().unwrap());
     assert!(in_use.contains(&data) && in_use.contains("another directory"), "{in_use}");
 
+    let typed = directory.path().join("typed");
+    let store = ifmatch::Store::open(&typed).unwrap();
+    store.collection::<String, u8>("rooms").unwrap().create("r1", 1).commit().unwrap();
+    store.close().unwrap();
+    let other = failure(&serve().arg("--data").arg(&typed).output().unwrap());
+    assert!(other.contains("rooms/r1"), "{other}");
+
     let port = Command::new(env!("CARGO_BIN_EXE_ifmatch"))
         .args(["serve", "--memory", "--listen", &server.address])
         .output();

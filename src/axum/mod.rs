@@ -1,4 +1,4 @@
-//! A ready [`axum::Router`](::axum::Router) that serves the documents of a store.
+//! A ready [`Router`] that serves the documents of a store.
 
 mod path;
 mod read;
@@ -21,7 +21,7 @@ use crate::store::Store;
 ///
 /// Serves `/collections/{collection}`, `/collections/{collection}/{key}` and `/healthz`, and
 /// answers everything else itself: give it a path of its own with
-/// [`Router::nest`](::axum::Router::nest). Its collections are of type
+/// [`Router::nest`]. Its collections are of type
 /// [`Collection<String, Document>`](crate::Collection), so that the program that embeds it can
 /// use them too.
 ///

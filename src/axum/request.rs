@@ -53,7 +53,8 @@ impl Intent {
         })
     }
 
-    /// What the write relies on; empty if the request does not say.
+    /// What the write relies on; empty if the request does not say. A condition counts even
+    /// where overwriting is spelled out.
     pub(super) fn preconditions(&self, lineage: Lineage) -> Vec<Precondition> {
         let mut list = self.conditions.preconditions(lineage);
         if list.is_empty() && self.unconditional {

@@ -1,10 +1,18 @@
 //! Requests that mean harm: refused as the client's fault, without a trace in the store.
 
-use axum::body::Body;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
 use http::{Method, Request, Uri};
+use hyper::body::Frame;
+use ifmatch::Store;
+use ifmatch::axum::RouterOptions;
 use proptest::prelude::*;
 
-use crate::client::{Client, JSON, OVERWRITE};
+use crate::client::{Client, JSON, OVERWRITE, request};
 
 const PATH: &str = "/collections/shifts/s-17";
 
@@ -89,12 +97,16 @@ fn with_bad_method() -> impl Strategy<Value = Hostile> {
     })
 }
 
+fn hostile() -> impl Strategy<Value = Hostile> {
+    prop_oneof![with_bad_tags(), with_bad_body(), with_bad_path(), with_bad_method()]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn hostile_requests_are_the_clients_fault_and_change_nothing(
-        hostile in prop_oneof![with_bad_tags(), with_bad_body(), with_bad_path(), with_bad_method()],
+        hostile in hostile(),
     ) {
         let client = Client::in_memory();
         client.overwrite(PATH, r#"{"status": "open"}"#);
@@ -119,4 +131,29 @@ proptest! {
         let after = client.get("/collections/shifts");
         prop_assert_eq!(before.text(), after.text());
     }
+}
+
+/// A body of which nothing ever comes.
+struct Stalled;
+
+impl HttpBody for Stalled {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
+#[test]
+fn g12_a_client_that_stalls_is_cut_off() {
+    let options = RouterOptions::default().body_timeout(Duration::from_millis(20));
+    let client = Client::new(Store::in_memory(), options);
+    let mut stalled = request("PUT", &format!("{PATH}{OVERWRITE}"), &[JSON], "");
+    *stalled.body_mut() = Body::new(Stalled);
+    let answer = client.send(stalled);
+    assert_eq!((answer.status, answer.reason().as_str()), (408, "timeout"));
 }

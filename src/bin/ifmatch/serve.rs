@@ -2,13 +2,13 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ifmatch::Store;
 use ifmatch::axum::RouterOptions;
-use ifmatch::http::StaleStatus;
+use ifmatch::http::{Document, StaleStatus};
 use tokio::runtime::Runtime;
 
 use crate::server;
@@ -67,7 +67,7 @@ impl Serve {
         })?;
         let store = match self.memory {
             true => Store::in_memory(),
-            false => Store::open(&self.data).map_err(|error| {
+            false => open(&self.data).map_err(|error| {
                 format!("cannot open the store in {}: {error}", self.data.display())
             })?,
         };
@@ -108,6 +108,16 @@ impl Serve {
              -H 'Content-Type: application/json' -d '{{\"text\":\"hello again\"}}'\n\n"
         ));
     }
+}
+
+/// Opens a store and all its collections: what cannot be served is found now, and no request
+/// has to wait until a collection is decoded.
+fn open(directory: &Path) -> ifmatch::Result<Store> {
+    let store = Store::open(directory)?;
+    for name in store.collections() {
+        store.collection::<String, Document>(&name)?;
+    }
+    Ok(store)
 }
 
 fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
