@@ -20,10 +20,9 @@ use crate::store::Store;
 /// The documents of `store` over HTTP, with the defaults of [`RouterOptions`].
 ///
 /// Serves `/collections/{collection}`, `/collections/{collection}/{key}` and `/healthz`, and
-/// answers everything else itself: give it a path of its own with
-/// [`Router::nest`]. Its collections are of type
-/// [`Collection<String, Document>`](crate::Collection), so that the program that embeds it can
-/// use them too.
+/// answers everything else itself: give it a path of its own with [`Router::nest`]. Its
+/// collections are [`Collection<String, Document>`](crate::Collection), so that the program that
+/// embeds it can use them too.
 ///
 /// ```
 /// let store = ifmatch::Store::in_memory();
