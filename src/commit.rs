@@ -70,6 +70,14 @@ impl<V> Attempt<V> {
             Attempt::Refused(refused) => refused.newest.version(),
         }
     }
+
+    /// Why the answer cannot be given: what it rests on will not become durable.
+    pub(crate) fn lost(&self, error: Error) -> Error {
+        match self {
+            Attempt::Landed(_) => error,
+            Attempt::Refused(_) => error.nothing_written(),
+        }
+    }
 }
 
 impl<V> Written<V> {

@@ -148,6 +148,16 @@ impl Error {
         self.conflict().is_some_and(|conflict| conflict.reason() != Reason::AlreadyExists)
     }
 
+    /// What a poisoned store says to a call that wrote nothing: the outcome is known.
+    pub(crate) fn nothing_written(self) -> Error {
+        match self {
+            Error::Poisoned { source, .. } => {
+                Error::Poisoned { outcome: Outcome::NotApplied, source }
+            }
+            other => other,
+        }
+    }
+
     /// The HTTP status that says the same: 409 for a conflict.
     pub fn http_status(&self) -> u16 {
         match self {

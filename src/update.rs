@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::collection::Collection;
 use crate::entity::{Actor, Entity};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{AsKey, Key};
 use crate::log::Ticket;
 use crate::map::KeyBuf;
@@ -197,7 +197,8 @@ where
                 Phase::Try(seen) => run.attempt(seen)?,
                 Phase::Answer { answer, rests_on } => {
                     run.leave_queue();
-                    store.journal.wait(rests_on)?;
+                    let durable = store.journal.wait(rests_on);
+                    durable.map_err(|error| lost(&answer, error))?;
                     return answer.map(M::output);
                 }
             }
@@ -288,6 +289,14 @@ where
     }
 }
 
+/// Why the answer cannot be given: what it rests on will not become durable.
+fn lost<V>(answer: &Result<Computed<V>>, error: Error) -> Error {
+    match answer {
+        Ok(Computed::Put(_) | Computed::Deleted(_)) => error,
+        Ok(Computed::Aborted(_)) | Err(_) => error.nothing_written(),
+    }
+}
+
 /// How far a poll has come.
 enum Advance<V, O> {
     Next(Phase<V>),
@@ -336,7 +345,7 @@ where
                 let durable = store.journal.poll(rests_on, &mut self.ticket, context.waker());
                 match durable {
                     Poll::Ready(durable) => {
-                        durable?;
+                        durable.map_err(|error| lost(&answer, error))?;
                         Advance::Answer(answer.map(M::output)?)
                     }
                     Poll::Pending => Advance::Wait(Phase::Answer { answer, rests_on }),

@@ -240,7 +240,8 @@ where
         let (collection, key) = (request.collection, request.key.clone());
         collection.store.journal.make_room()?;
         let attempt = request.attempt(false)?;
-        collection.store.journal.wait(attempt.rests_on())?;
+        let durable = collection.store.journal.wait(attempt.rests_on());
+        durable.map_err(|error| attempt.lost(error))?;
         finish::<K, V, O>(collection, &key, attempt)
     }
 }
@@ -304,11 +305,16 @@ where
                 }
                 FutureState::Waiting { collection, key, attempt } => {
                     let (journal, version) = (&collection.store.journal, attempt.rests_on());
-                    if journal.poll(version, &mut this.ticket, context.waker())?.is_pending() {
-                        this.state = FutureState::Waiting { collection, key, attempt };
-                        return Poll::Pending;
-                    }
-                    return Poll::Ready(finish::<K, V, O>(collection, &key, attempt));
+                    return match journal.poll(version, &mut this.ticket, context.waker()) {
+                        Poll::Ready(Ok(())) => {
+                            Poll::Ready(finish::<K, V, O>(collection, &key, attempt))
+                        }
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(attempt.lost(error))),
+                        Poll::Pending => {
+                            this.state = FutureState::Waiting { collection, key, attempt };
+                            Poll::Pending
+                        }
+                    };
                 }
                 // As a future may after its end; the answer has been given.
                 FutureState::Done => return Poll::Pending,
