@@ -104,27 +104,18 @@ impl<V: Serialize + DeserializeOwned> Prepared<V> {
         store: &Inner,
         collection: &CollectionState<V>,
         key: &[u8],
-        value: V,
+        record: Arc<Record<V>>,
         actor: Option<Actor>,
     ) -> Result<Prepared<V>> {
         let mut encoded = Vec::new();
         if store.journal.keeps_records() {
-            encoded = codec::encode(&value).map_err(|detail| Error::Encode {
+            encoded = codec::encode(&record.value).map_err(|detail| Error::Encode {
                 collection: Arc::clone(&collection.name),
                 key: text_of::<K>(key),
                 detail,
             })?;
             store.limits.check(Limit::ValueBytes, encoded.len())?;
         }
-        // What is not known yet is filled in when the write has its place in the order.
-        let metadata = Metadata {
-            version: Version::FIRST,
-            written_by: None,
-            written_at: Timestamp::default(),
-            created_at: Timestamp::default(),
-            shares_second: false,
-        };
-        let record = Arc::new(Record { metadata, value });
         Ok(Prepared { change: Change::Put { record, encoded }, actor })
     }
 }
@@ -218,7 +209,7 @@ impl<V> Change<V> {
             State::Deleted(deletion) => Previous::Deleted(deletion),
         };
         let metadata = Metadata::after(previous, version, written_at, actor);
-        // Made in `Prepared::put` and not shared since.
+        // Not shared since `Record::unplaced` made it.
         if let Some(record) = Arc::get_mut(&mut record) {
             record.metadata = metadata;
         }

@@ -152,6 +152,20 @@ pub(crate) struct Record<V> {
     pub(crate) value: V,
 }
 
+impl<V> Record<V> {
+    /// A value whose write has no place in the commit order yet: the metadata is filled in then.
+    pub(crate) fn unplaced(value: V) -> Arc<Record<V>> {
+        let metadata = Metadata {
+            version: Version::FIRST,
+            written_by: None,
+            written_at: Timestamp::default(),
+            created_at: Timestamp::default(),
+            shares_second: false,
+        };
+        Arc::new(Record { metadata, value })
+    }
+}
+
 /// Who writes: a name, cheap to clone.
 ///
 /// A program that writes often under one name makes it once:

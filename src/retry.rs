@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::collection::Collection;
 use crate::commit::{Attempt, Prepared, Refused, Written};
 use crate::conflict::Effort;
-use crate::entity::{Actor, Entity};
+use crate::entity::{Actor, Entity, Record};
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::map::{KeyBuf, State};
@@ -142,7 +142,9 @@ where
         };
         let actor = self.actor.clone();
         let prepared = match (compute, seen.live()) {
-            (Compute::Put(value), _) => Prepared::put::<K>(store, state, &self.key, value, actor)?,
+            (Compute::Put(value), _) => {
+                Prepared::put::<K>(store, state, &self.key, Record::unplaced(value), actor)?
+            }
             (Compute::Delete, Some(_)) => Prepared::delete(actor),
             (Compute::Abort, _) | (Compute::Delete, None) => {
                 let entity = seen.live().map(|record| Entity::new(Arc::clone(record)));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,7 @@ use smallvec::SmallVec;
 
 use crate::collection::Collection;
 use crate::commit::{Attempt, Landed, Prepared, Written};
-use crate::entity::{Actor, Entity};
+use crate::entity::{Actor, Entity, Record};
 use crate::error::{Limit, Result};
 use crate::key::{AsKey, Key};
 use crate::log::Ticket;
@@ -75,8 +76,8 @@ pub struct Unconditioned;
 struct Request<'a, K, V> {
     collection: &'a Collection<K, V>,
     key: KeyBuf,
-    /// The new value; `None` deletes.
-    value: Option<V>,
+    /// The new value; `None` deletes. Allocated at once, so that moving the builder is cheap.
+    record: Option<Arc<Record<V>>>,
     preconditions: SmallVec<[Precondition; 1]>,
     actor: Option<Actor>,
 }
@@ -325,8 +326,9 @@ where
 
 impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
     fn new(collection: &'a Collection<K, V>, key: impl AsKey<K>, value: Option<V>) -> Self {
+        let record = value.map(Record::unplaced);
         let key = key.with_bytes(|key| KeyBuf::from(key));
-        Request { collection, key, value, preconditions: SmallVec::new(), actor: None }
+        Request { collection, key, record, preconditions: SmallVec::new(), actor: None }
     }
 
     /// # Errors
@@ -343,8 +345,8 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
         V: Serialize + DeserializeOwned,
     {
         let Collection { store, state, .. } = self.collection;
-        let prepared = match self.value {
-            Some(value) => Prepared::put::<K>(store, state, &self.key, value, self.actor)?,
+        let prepared = match self.record {
+            Some(record) => Prepared::put::<K>(store, state, &self.key, record, self.actor)?,
             None => Prepared::delete(self.actor),
         };
         state.attempt::<K>(store, &self.key, prepared, &self.preconditions, by_future)
