@@ -81,7 +81,7 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
     /// let counters = store.collection::<String, u64>("counters")?;
     /// counters.create("visits", 0).commit()?;
     /// let done = counters.update("visits", |visits| *visits += 1).by("web-1").commit()?;
-    /// assert_eq!(**done.entity(), 1);
+    /// assert_eq!(*done.value(), 1);
     /// assert_eq!(done.attempts(), 1);
     /// # Ok::<(), ifmatch::Error>(())
     /// ```
@@ -129,7 +129,7 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
     /// let vote = || votes.compute("ann", |votes| Compute::Put(votes.copied().unwrap_or(0) + 1));
     /// vote().commit()?;
     /// let Computed::Put(done) = vote().commit()? else { unreachable!() };
-    /// assert_eq!(**done.entity(), 2);
+    /// assert_eq!(*done.value(), 2);
     /// # Ok::<(), ifmatch::Error>(())
     /// ```
     pub fn compute<F>(&self, key: impl AsKey<K>, decide: F) -> Update<'_, K, V, F, Decide>

@@ -105,6 +105,11 @@ impl<V> Committed<V> {
         self.entity.version()
     }
 
+    /// The new value.
+    pub fn value(&self) -> &V {
+        self.entity.value()
+    }
+
     /// The new entity.
     pub fn entity(&self) -> &Entity<V> {
         &self.entity

@@ -4,10 +4,12 @@
 // Helpers of tests fail the test that calls them.
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -40,15 +42,32 @@ impl Server {
 
     /// Sends one request and reads all of the answer.
     fn call(&self, method: &str, headers: &str, body: &str) -> Answer {
-        let mut stream = self.connect();
-        stream.write_all(request(method, headers, body).as_bytes()).expect("a request");
-        Answer::read(&mut stream)
+        self.try_call(method, headers, body).expect("an answer")
+    }
+
+    /// `None` if there is no whole answer.
+    fn try_call(&self, method: &str, headers: &str, body: &str) -> Option<Answer> {
+        let mut stream = TcpStream::connect(&self.address).ok()?;
+        stream.write_all(request(method, headers, body).as_bytes()).ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Answer::parse(&text)
     }
 
     #[cfg(unix)]
     fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    #[cfg(unix)]
+    fn kill(&self) {
+        self.signal("-KILL");
+    }
+
+    #[cfg(unix)]
+    fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+        assert!(Command::new("kill").args([signal, &id]).status().expect("kill").success());
     }
 }
 
@@ -70,14 +89,24 @@ impl Answer {
     fn read(stream: &mut TcpStream) -> Answer {
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("an answer");
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Answer { status, head: head.to_owned(), body: body.to_owned() }
+        Answer::parse(&text).expect("a whole answer")
+    }
+
+    /// `None` if it was cut off.
+    fn parse(text: &str) -> Option<Answer> {
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        let answer = Answer { status, head: head.to_owned(), body: body.to_owned() };
+        let whole = answer.header("content-length").is_none_or(|len| len == body.len().to_string());
+        whole.then_some(answer)
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
     fn tag(&self) -> &str {
-        let tag = self.head.lines().find_map(|line| line.strip_prefix("etag: "));
-        tag.unwrap_or_else(|| panic!("no tag in {}", self.head))
+        self.header("etag").unwrap_or_else(|| panic!("no tag in {}", self.head))
     }
 }
 
@@ -123,16 +152,18 @@ fn g3_a_killed_server_comes_back_with_what_it_acknowledged() {
 fn a_server_finishes_what_is_in_flight_and_exits_with_0() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = Server::start(directory.path());
-    let whole = request("PUT", CREATE, "[1]");
-    let (now, later) = whole.split_at(whole.len() - 1);
+    let whole = request("PUT", &format!("Expect: 100-continue\r\n{CREATE}"), "[1]");
+    let (head, body) = whole.split_at(whole.len() - 3);
     let mut stream = server.connect();
-    stream.write_all(now.as_bytes()).unwrap();
-    // The request has to be under way before the signal comes.
-    thread::sleep(Duration::from_millis(300));
+    stream.write_all(head.as_bytes()).unwrap();
+    // The server asks for the body when the request is under way.
+    let mut asked = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut asked).unwrap();
     server.terminate();
-    thread::sleep(Duration::from_millis(300));
-    assert!(TcpStream::connect(&server.address).is_err(), "new connections are refused");
-    stream.write_all(later.as_bytes()).unwrap();
+    while TcpStream::connect(&server.address).is_ok() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    stream.write_all(body.as_bytes()).unwrap();
     assert_eq!(Answer::read(&mut stream).status, 201);
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 
@@ -212,4 +243,68 @@ fn g1_clients_over_sockets_lose_no_edit() {
         }
     });
     assert_eq!(server.call("GET", "", "").body, (CLIENTS * EDITS).to_string());
+}
+
+/// What was told of the document: its content by tag, and the highest acknowledged count.
+#[cfg(unix)]
+#[derive(Default)]
+struct Told {
+    contents: HashMap<String, String>,
+    acknowledged: u64,
+}
+
+#[cfg(unix)]
+impl Told {
+    fn content(&mut self, answer: &Answer, body: &str) {
+        let before = self.contents.insert(answer.tag().to_owned(), body.to_owned());
+        assert!(before.is_none_or(|before| before == body), "{} has two contents", answer.tag());
+    }
+}
+
+/// Counts the document up until the server is gone.
+#[cfg(unix)]
+fn edit_until_killed(server: &Server, told: &Mutex<Told>) -> Option<()> {
+    loop {
+        let read = server.try_call("GET", "", "")?;
+        told.lock().unwrap().content(&read, &read.body);
+        let next = (read.body.parse::<u64>().unwrap() + 1).to_string();
+        let headers = format!("If-Match: {}\r\nContent-Type: application/json\r\n", read.tag());
+        let written = server.try_call("PUT", &headers, &next)?;
+        if written.status == 200 {
+            let mut told = told.lock().unwrap();
+            told.content(&written, &next);
+            told.acknowledged = told.acknowledged.max(next.parse().unwrap());
+        } else {
+            assert_eq!(written.status, 409, "{}", written.body);
+        }
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn g2_g3_kill_9_under_load_loses_no_edit_and_no_tag_has_two_contents() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(directory.path());
+    assert_eq!(server.call("PUT", CREATE, "0").status, 201);
+    let told = Mutex::new(Told::default());
+    for round in 1..=5 {
+        let enough = 40 * round;
+        thread::scope(|scope| {
+            let (server, told) = (&server, &told);
+            for _ in 0..8 {
+                scope.spawn(move || edit_until_killed(server, told));
+            }
+            while told.lock().unwrap().acknowledged < enough {
+                thread::sleep(Duration::from_millis(1));
+            }
+            server.kill();
+        });
+        drop(server);
+        server = Server::start(directory.path());
+        let read = server.call("GET", "", "");
+        let mut told = told.lock().unwrap();
+        told.content(&read, &read.body);
+        // Edits that landed as the server died were not acknowledged.
+        assert!(read.body.parse::<u64>().unwrap() >= told.acknowledged);
+    }
 }
