@@ -3,8 +3,6 @@
 //! Eight threads add one to a counter, 10,000 times each. First as one would over a store that
 //! overwrites: read, add, write. Then with the version that was read as the condition.
 
-#![allow(clippy::print_stdout, reason = "an example prints")]
-
 use std::time::Duration;
 
 use ifmatch::{Collection, Result, RetryPolicy, Store};

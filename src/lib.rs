@@ -43,6 +43,9 @@
 //! that loses power and a clock set by hand.
 
 #![cfg_attr(ifmatch_docs, feature(doc_cfg))]
+// No input makes the crate panic; tests and benchmarks may.
+#![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
+#![warn(clippy::unwrap_used)]
 
 mod clock;
 mod codec;

@@ -1,9 +1,6 @@
 //! The real program over real sockets: what it acknowledged survives `kill -9`, and it stops
 //! cleanly when asked.
 
-// Helpers of tests fail the test that calls them.
-#![allow(clippy::panic, clippy::unwrap_used)]
-
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
