@@ -336,6 +336,54 @@ fn a_write_can_be_awaited_without_a_runtime_and_dropped() {
 }
 
 #[test]
+fn g3_futures_and_threads_that_commit_together_are_all_answered() {
+    everywhere(|configuration, store| {
+        let rows = store.collection::<u32, u32>("rows").unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..100).for_each(|key| drop(rows.create(key, 0).commit().unwrap())));
+            let mut futures: Vec<_> =
+                (1_000..2_000).map(|key| Some(rows.create(key, 0).into_future())).collect();
+            // Polled in rounds, as an executor would.
+            block_on(std::future::poll_fn(|context| {
+                for slot in &mut futures {
+                    let Some(write) = slot else { continue };
+                    if std::pin::Pin::new(write).poll(context).is_ready() {
+                        *slot = None;
+                    }
+                }
+                let waiting = futures.iter().any(Option::is_some);
+                if waiting { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+            }));
+        });
+        assert_eq!(rows.len().unwrap(), 1_100, "{}", configuration.name);
+    });
+}
+
+/// bincode writes this, and cannot read it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Number(u64),
+}
+
+#[test]
+fn a_value_that_does_not_read_back_is_refused_and_nothing_changes() {
+    everywhere(|configuration, store| {
+        if !configuration.is_durable() {
+            return;
+        }
+        let odd = store.collection::<String, Untagged>("odd").unwrap();
+        let refused = odd.create("s", Untagged::Number(1)).commit().unwrap_err();
+        assert!(matches!(refused, Error::Encode { .. }), "{refused}");
+        assert!(refused.to_string().contains("odd/s cannot be stored"), "{refused}");
+        assert!(block_on(odd.create("s", Untagged::Number(1))).is_err());
+        assert!(odd.is_empty().unwrap());
+        // What could be stored still can.
+        shifts(&store).create("s", text("a")).commit().unwrap();
+    });
+}
+
+#[test]
 fn scans_follow_key_order_and_resume() {
     everywhere(|_, store| {
         let rows = store.collection::<(String, i32), u32>("rows").unwrap();
