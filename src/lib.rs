@@ -52,6 +52,8 @@ mod codec;
 mod collection;
 mod commit;
 mod conflict;
+#[cfg(feature = "testing")]
+mod decoders;
 mod disk;
 mod entity;
 mod error;
@@ -96,6 +98,10 @@ pub use write::{
 #[cfg(feature = "testing")]
 pub mod testing {
     pub use crate::clock::ManualClock;
+    pub use crate::decoders::{
+        decode_key, decode_segment, decode_value, segment_with, segment_with_frame,
+        segment_with_records,
+    };
     pub use crate::disk::{Disk, DiskFile, MemoryDisk};
 }
 

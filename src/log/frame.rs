@@ -30,6 +30,14 @@ impl FrameBuilder {
         FrameBuilder { bytes: spare, first_version, count: 0 }
     }
 
+    /// A frame of bytes that need not be records: for the fuzz targets.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of_anything(first_version: u64, count: u32, body: &[u8]) -> FrameBuilder {
+        let mut frame = FrameBuilder::new(first_version, Vec::new());
+        frame.bytes.extend_from_slice(body);
+        FrameBuilder { count, ..frame }
+    }
+
     pub(crate) fn first_version(&self) -> u64 {
         self.first_version
     }

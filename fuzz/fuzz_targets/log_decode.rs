@@ -1,0 +1,51 @@
+//! Whatever a disk holds, reading it back neither panics nor takes much more memory than it read.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+
+use ifmatch::testing;
+use libfuzzer_sys::fuzz_target;
+use serde::Deserialize;
+use uuid::Uuid;
+
+/// One of each shape that serde knows, so that every path of the codec is taken.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "only decoding it matters")]
+enum Value {
+    Unit,
+    Text(String),
+    Numbers(u8, i16, u32, i64, u128, f64, char, bool),
+    Lists { bytes: Vec<u8>, texts: Vec<String>, wide: Vec<[u64; 4]> },
+    Maps(BTreeMap<String, Option<u64>>),
+    Boxed(Box<(String, std::time::Duration)>),
+}
+
+// The first byte chooses how far behind the checksums the rest of the input is put.
+fuzz_target!(|data: &[u8]| {
+    let Some((mode, rest)) = data.split_first() else { return };
+    match mode % 6 {
+        0 => drop(testing::decode_segment(rest)),
+        1 => drop(testing::decode_segment(&testing::segment_with(rest))),
+        2 => {
+            let Some((count, body)) = rest.split_first() else { return };
+            let whole = testing::segment_with_frame((*count).into(), body);
+            drop(testing::decode_segment(&whole));
+        }
+        3 => {
+            // Payloads end at 0xfe, which no text and few numbers contain.
+            let payloads = rest.split(|byte| *byte == 0xfe);
+            let whole = testing::segment_with_records(payloads);
+            let read = testing::decode_segment(&whole);
+            // A frame that was cut short is no damage, and nothing of it is read.
+            let cut = testing::decode_segment(&whole[..whole.len() - 1]);
+            assert_eq!(cut, Ok(0), "{read:?}");
+        }
+        4 => drop(testing::decode_value::<Value>(rest)),
+        _ => {
+            testing::decode_key::<String>(rest);
+            testing::decode_key::<(String, i64)>(rest);
+            testing::decode_key::<(Vec<u8>, Uuid, u16)>(rest);
+        }
+    }
+});
