@@ -18,7 +18,7 @@ type Value = [u64; 16];
 
 /// Keys of each writer.
 const KEYS: u64 = 100;
-const COMMIT_BYTES: usize = 28 + 12 + 5 + 8 + 130;
+const COMMIT_BYTES: usize = 32 + 12 + 8 + 8 + 128;
 
 fn durability(criterion: &mut Criterion) {
     let directory = tempfile::tempdir_in(".").unwrap();

@@ -251,7 +251,10 @@ impl<V> CollectionState<V> {
         let announced = AtomicBool::new(stored.is_some());
         let map = Map::new(stripes, deletions);
         let state = CollectionState { id, name: name.into(), map, announced };
-        for (key, stored) in stored.iter().flat_map(|stored| stored.iter()) {
+        let mut entries: Vec<_> = stored.iter().flat_map(|stored| stored.iter()).collect();
+        // In the order of the commits, so that the oldest deletions are the first forgotten.
+        entries.sort_unstable_by_key(|(_, stored)| stored.version());
+        for (key, stored) in entries {
             state.place::<K>(key, stored)?;
         }
         Ok(state)

@@ -45,8 +45,9 @@ pub(crate) enum Attempt<V> {
 
 pub struct Landed<V> {
     pub(crate) written: Written<V>,
-    /// What was replaced: dropped with this, when no lock is held.
-    _garbage: Garbage<V>,
+    /// What was replaced: dropped when no lock is held and the write is answered, because
+    /// dropping runs the caller's code.
+    pub(crate) garbage: Garbage<V>,
 }
 
 pub(crate) enum Written<V> {
@@ -134,6 +135,7 @@ impl<V> CollectionState<V> {
         by_future: bool,
     ) -> Result<Attempt<V>> {
         let Prepared { change, actor } = prepared;
+        let durable = store.durable()?;
         let (mut garbage, hash) = (Garbage::new(), self.map.hash(key));
         let locked = self.map.lock(hash, key);
         let newest = locked.newest();
@@ -148,9 +150,9 @@ impl<V> CollectionState<V> {
             self.log::<K>(bytes, key, &change, actor.as_ref());
         })?;
         let (state, written) = change.land(newest, stamp, actor);
-        let durable = store.journal.durable().load(Ordering::Acquire);
+        let durable = durable.load(Ordering::Acquire);
         locked.install(state, Install { open_from: stamp.open_from, durable }, &mut garbage);
-        Ok(Attempt::Landed(Landed { written, _garbage: garbage }))
+        Ok(Attempt::Landed(Landed { written, garbage }))
     }
 
     /// Writes the record of a change, and the collection's name before its first one.

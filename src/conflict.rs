@@ -198,8 +198,8 @@ impl Conflict {
         self.deletion.as_ref()
     }
 
-    /// The value that the caller wanted to write, handed back. `None` for a delete, a retrying
-    /// write, or if `V` is not the collection's value type.
+    /// The value that the caller wanted to write, handed back; of a retrying write that of its
+    /// last attempt. `None` for a delete, or if `V` is not the collection's value type.
     pub fn into_proposed<V: 'static>(self) -> Option<V> {
         let proposed: Box<dyn Any> = self.proposed?;
         proposed.downcast::<V>().ok().map(|value| *value)
@@ -288,13 +288,19 @@ fn author(current: &Metadata) -> &str {
     current.written_by().unwrap_or("somebody")
 }
 
-/// ` not 1`, ` not 1 or 2`; nothing for an empty list.
+/// As many versions of a list are printed.
+const PRINTED: usize = 4;
+
+/// `, not 1`, `, not 1 or 2`; nothing for an empty list.
 fn say_list(f: &mut fmt::Formatter<'_>, intro: &str, versions: &[Version]) -> fmt::Result {
-    for (place, version) in versions.iter().enumerate() {
+    for (place, version) in versions.iter().take(PRINTED).enumerate() {
         let joint = if place == 0 { intro } else { " or " };
         write!(f, "{joint}{version}")?;
     }
-    Ok(())
+    match versions.len().saturating_sub(PRINTED) {
+        0 => Ok(()),
+        more => write!(f, " or {more} others"),
+    }
 }
 
 impl fmt::Debug for Conflict {

@@ -52,7 +52,10 @@ impl Journal {
     pub(crate) fn make_room(&self) -> Result<()> {
         match self {
             Journal::Memory(_) => Ok(()),
-            Journal::Log(log) => log.full().map_or(Ok(()), |version| log.wait(version)),
+            Journal::Log(log) => match log.full() {
+                None => Ok(()),
+                Some(version) => log.wait(version).map_err(Error::nothing_written),
+            },
         }
     }
 
@@ -62,7 +65,9 @@ impl Journal {
             Journal::Memory(_) => Poll::Ready(Ok(())),
             Journal::Log(log) => match log.full() {
                 None => Poll::Ready(Ok(())),
-                Some(version) => log.poll_durable(version, ticket, waker),
+                Some(version) => {
+                    log.poll_durable(version, ticket, waker).map_err(Error::nothing_written)
+                }
             },
         }
     }

@@ -47,37 +47,36 @@
 #![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 #![warn(clippy::unwrap_used)]
 
-mod clock;
-mod codec;
-mod collection;
-mod commit;
-mod conflict;
-#[cfg(feature = "testing")]
-mod decoders;
-mod disk;
+mod version;
 mod entity;
-mod error;
-mod journal;
-mod key;
-mod log;
-mod map;
-mod options;
 mod precondition;
+mod conflict;
+mod error;
+mod options;
+mod key;
+mod store;
+mod collection;
+mod write;
+mod update;
+mod commit;
+mod retry;
+mod turns;
+mod map;
+mod journal;
+mod log;
 mod record;
 mod recovery;
-mod retry;
+mod codec;
 mod service;
-mod store;
+mod clock;
+mod disk;
 mod sync;
-mod turns;
-mod update;
-mod version;
-mod write;
-
-#[cfg(feature = "axum")]
-pub mod axum;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "axum")]
+pub mod axum;
+#[cfg(feature = "testing")]
+mod decoders;
 
 pub use clock::Clock;
 pub use collection::{Collection, Range};

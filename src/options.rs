@@ -167,8 +167,8 @@ impl StoreBuilder {
     /// Opens the store in the directory `path`, creating both where there is none.
     ///
     /// # Errors
-    /// [`Error::InUse`], [`Error::NotAStore`], [`Error::Corrupt`] and [`Error::Io`]; nothing is
-    /// changed then.
+    /// [`Error::InUse`], [`Error::NotAStore`], [`Error::Corrupt`] and [`Error::Io`]. Nothing that
+    /// was stored is changed then.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         if path.exists() && !path.is_dir() {

@@ -11,7 +11,7 @@ use crate::entity::{Actor, Metadata, Previous};
 use crate::error::{Error, Result};
 use crate::log::frame::{LogRecord, take};
 use crate::log::reader::{Damage, Segment};
-use crate::log::segment::{self, SegmentWriter};
+use crate::log::segment::{self, SegmentWriter, Valid};
 use crate::map::KeyBuf;
 use crate::record::{self, CATALOG, CatalogEntry, LoggedWrite};
 use crate::version::{Lineage, Version};
@@ -44,6 +44,15 @@ pub(crate) enum Stored {
     Deleted(Deletion),
 }
 
+impl Stored {
+    pub(crate) fn version(&self) -> Version {
+        match self {
+            Stored::Live { metadata, .. } => metadata.version,
+            Stored::Deleted(deletion) => deletion.version,
+        }
+    }
+}
+
 /// Reads the directory, which the caller has locked.
 ///
 /// # Errors
@@ -53,13 +62,13 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, segment_bytes: u64) -> Result<Recove
     names.sort_unstable();
     let lineage = match disk.read(META) {
         Ok(bytes) => read_meta(&**disk, &bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => create(&**disk, &names)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(&**disk)?,
         Err(source) => return Err(io_error(&**disk, "read", META, source)),
     };
+    let segments = segments(&**disk, &names)?;
     let mut replay = Replay { disk: &**disk, lineage, contents: Contents::default(), end: None };
-    let segments: Vec<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
-    for (place, number) in segments.iter().enumerate() {
-        replay.segment(*number, place + 1 == segments.len())?;
+    for (place, (number, bytes)) in segments.iter().enumerate() {
+        replay.segment(*number, bytes, place + 1 == segments.len())?;
     }
     let Replay { contents, end, .. } = replay;
     let (number, next_version) = end.map_or((1, 1), |end| (end.number + 1, end.next_version));
@@ -70,12 +79,48 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, segment_bytes: u64) -> Result<Recove
     Ok(Recovered { lineage, contents, writer, next_version })
 }
 
+/// Refuses a directory that holds something else, before anything is written to it.
+///
+/// # Errors
+/// [`Error::NotAStore`] and [`Error::Io`].
+pub(crate) fn check_names(disk: &dyn Disk) -> Result<()> {
+    let names = disk.list().map_err(|source| io_error(disk, "list", "", source))?;
+    // A crash while creating leaves a temporary file, a fresh file system its own directory.
+    let stranger = names.iter().find(|name| !name.ends_with(".tmp") && *name != "lost+found");
+    match stranger {
+        Some(stranger) if !names.iter().any(|name| name == META) => {
+            let detail = format!("it holds {stranger:?} but no {META:?}");
+            Err(Error::NotAStore { path: disk.path(""), detail })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The segments in order, with their bytes. One that was never born is left out: a crash between
+/// creating a file and syncing its header leaves one without, and no frame goes in before. The
+/// one before it is then the last, and its number is given out again.
+fn segments(disk: &dyn Disk, names: &[String]) -> Result<Vec<(u64, Vec<u8>)>> {
+    let mut segments = Vec::new();
+    for number in names.iter().filter_map(|name| segment::number_of(name)) {
+        let name = segment::file_name(number);
+        let bytes = disk.read(&name).map_err(|source| io_error(disk, "read", &name, source))?;
+        segments.push((number, bytes));
+    }
+    let born = |(_, bytes): &(u64, Vec<u8>)| bytes.iter().any(|byte| *byte != 0);
+    if segments.last().is_some_and(|last| !born(last)) {
+        segments.pop();
+    }
+    if let Some((first @ 2.., _)) = segments.first() {
+        let detail = format!("segment {} before it is missing", first - 1);
+        return Err(corrupt(disk, &segment::file_name(*first), Damage { offset: 0, detail }));
+    }
+    Ok(segments)
+}
+
 /// Where the log read so far ends.
 struct End {
     number: u64,
     next_version: u64,
-    sealed: bool,
-    ceiling: u64,
 }
 
 struct Replay<'a> {
@@ -86,17 +131,10 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    fn segment(&mut self, number: u64, last: bool) -> Result<()> {
+    fn segment(&mut self, number: u64, bytes: &[u8], last: bool) -> Result<()> {
         let name = segment::file_name(number);
-        let bytes =
-            self.disk.read(&name).map_err(|source| io_error(self.disk, "read", &name, source))?;
         let corrupt = |damage| corrupt(self.disk, &name, damage);
-        // A crash between creating a segment and syncing its header leaves a file that holds
-        // nothing: no frame goes in before the header is durable.
-        if last && bytes.iter().take(segment::HEADER).all(|byte| *byte == 0) {
-            return self.drop_unborn(number, &bytes);
-        }
-        let segment = Segment::read(&bytes).map_err(corrupt)?;
+        let segment = Segment::read(bytes).map_err(corrupt)?;
         self.check_order(&segment, number)
             .map_err(|detail| corrupt(Damage { offset: 0, detail }))?;
         for record in segment.records() {
@@ -105,38 +143,18 @@ impl Replay<'_> {
                 .apply(&record)
                 .map_err(|detail| corrupt(Damage { offset: segment::HEADER as u64, detail }))?;
         }
-        let mut end = End {
-            number,
-            next_version: segment.next_version,
-            sealed: segment.sealed,
-            ceiling: segment.header.ceiling,
-        };
+        let mut next_version = segment.next_version;
         if last && !segment.sealed {
-            let valid = bytes.get(..segment.valid_len).unwrap_or(&bytes);
-            segment::rewrite(self.disk, &segment.header, valid, end.next_version)
+            let bytes = bytes.get(..segment.valid_len).unwrap_or(bytes);
+            let valid = Valid { bytes, next_version };
+            next_version = segment::rewrite(self.disk, &segment.header, &valid)
                 .map_err(|source| io_error(self.disk, "rewrite", &name, source))?;
-            // Versions up to the ceiling may have been seen, and lost with the tail.
-            end.next_version = end.next_version.max(end.ceiling.saturating_add(1));
         }
-        self.end = Some(end);
+        self.end = Some(End { number, next_version });
         Ok(())
     }
 
-    fn drop_unborn(&mut self, number: u64, bytes: &[u8]) -> Result<()> {
-        let Some(end) = &mut self.end else { return Ok(()) };
-        if bytes.iter().any(|byte| *byte != 0) {
-            let detail = "its header is missing".to_owned();
-            let name = segment::file_name(number);
-            return Err(corrupt(self.disk, &name, Damage { offset: 0, detail }));
-        }
-        // Its number is given out again.
-        if !end.sealed {
-            end.next_version = end.next_version.max(end.ceiling.saturating_add(1));
-        }
-        Ok(())
-    }
-
-    /// Segments follow each other without a gap, but for the versions left out after a seal.
+    /// Segments follow each other without a gap.
     fn check_order(&self, segment: &Segment<'_>, number: u64) -> std::result::Result<(), String> {
         let header = &segment.header;
         if header.lineage != self.lineage || header.number != number {
@@ -146,11 +164,11 @@ impl Replay<'_> {
             ));
         }
         let Some(end) = &self.end else { return Ok(()) };
-        let (due, found) = (end.next_version, header.first_version);
         if number != end.number + 1 {
             return Err(format!("segment {} before it is missing", number - 1));
         }
-        if found < due || (found > due && !end.sealed) {
+        let (due, found) = (end.next_version, header.first_version);
+        if found != due {
             return Err(format!("it starts at version {found}, where {due} is due"));
         }
         Ok(())
@@ -169,27 +187,31 @@ impl Contents {
             if write.collection == CATALOG {
                 self.announce(write).ok_or_else(unreadable)?;
             } else {
-                self.write(write, version, logged.written_at, actor.clone());
+                let written_at = logged.written_at;
+                self.write(write, version, written_at, actor.clone()).ok_or_else(unreadable)?;
             }
         }
         Ok(())
     }
 
+    /// `None` if the entry cannot be read.
     fn announce(&mut self, write: &LoggedWrite<'_>) -> Option<()> {
         let name = std::str::from_utf8(write.key).ok()?;
         let entry = CatalogEntry::decode(write.value?)?;
+        self.collections.entry(entry.id).or_default();
         self.catalog.insert(name.to_owned(), entry);
         Some(())
     }
 
+    /// `None` if the collection was not announced.
     fn write(
         &mut self,
         write: &LoggedWrite<'_>,
         version: Version,
         written_at: Timestamp,
         actor: Option<Actor>,
-    ) {
-        let collection = self.collections.entry(write.collection).or_default();
+    ) -> Option<()> {
+        let collection = self.collections.get_mut(&write.collection)?;
         let key = KeyBuf::from(write.key);
         let stored = match write.value {
             None => {
@@ -206,16 +228,12 @@ impl Contents {
             }
         };
         collection.insert(key, stored);
+        Some(())
     }
 }
 
 /// Makes a new store of a directory that holds nothing.
-fn create(disk: &dyn Disk, names: &[String]) -> Result<Lineage> {
-    // A crash while creating leaves a temporary file, and nothing else.
-    if let Some(stranger) = names.iter().find(|name| !name.ends_with(".tmp")) {
-        let detail = format!("it holds {stranger:?} but no {META:?}");
-        return Err(Error::NotAStore { path: disk.path(""), detail });
-    }
+fn create(disk: &dyn Disk) -> Result<Lineage> {
     let lineage = new_lineage().map_err(|source| io_error(disk, "create", META, source))?;
     let mut bytes = Vec::new();
     bytes.extend_from_slice(&META_MAGIC);

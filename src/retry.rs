@@ -14,7 +14,7 @@ use crate::conflict::Effort;
 use crate::entity::{Actor, Entity, Record};
 use crate::error::{Error, Result};
 use crate::key::Key;
-use crate::map::{KeyBuf, State};
+use crate::map::{Garbage, KeyBuf, State};
 use crate::options::RetryPolicy;
 use crate::precondition::Precondition;
 use crate::store::Inner;
@@ -44,8 +44,8 @@ pub(crate) enum Phase<V> {
     Pause { until: Duration, seen: Option<State<V>> },
     /// Attempt the change on the entity that the last attempt lost to, or on the newest.
     Try(Option<State<V>>),
-    /// Answer, as soon as `rests_on` is durable.
-    Answer { answer: Result<Computed<V>>, rests_on: u64 },
+    /// Answer, as soon as `rests_on` is durable; then drop what was replaced.
+    Answer { answer: Result<Computed<V>>, rests_on: u64, garbage: Garbage<V> },
 }
 
 pub(crate) struct Run<'a, K, V, F, M> {
@@ -121,9 +121,6 @@ where
     /// What keeps the change from being tried at all.
     pub(crate) fn attempt(&mut self, seen: Option<State<V>>) -> Result<Phase<V>> {
         let (store, state) = (self.store(), &self.collection.state);
-        if self.attempts.count == 0 {
-            store.durable()?;
-        }
         let seen = seen.unwrap_or_else(|| state.map.newest(self.hash, &self.key));
         self.attempts.count += 1;
         let step = {
@@ -132,12 +129,12 @@ where
         };
         let compute = match step {
             Step::Do(compute) => compute,
-            Step::Refuse(error) => return Ok(Phase::answer(Err(error), &seen)),
+            Step::Refuse(error) => return Ok(Phase::answer(Err(error), seen.version())),
             Step::Absent => {
                 let rests_on = seen.version();
                 let refused = Refused::absent(seen, store.now());
                 let answer = Err(refused.into_conflict::<K>(store, state, &self.key, None));
-                return Ok(Phase::Answer { answer, rests_on });
+                return Ok(Phase::answer(answer, rests_on));
             }
         };
         let actor = self.actor.clone();
@@ -148,7 +145,7 @@ where
             (Compute::Delete, Some(_)) => Prepared::delete(actor),
             (Compute::Abort, _) | (Compute::Delete, None) => {
                 let entity = seen.live().map(|record| Entity::new(Arc::clone(record)));
-                return Ok(Phase::answer(Ok(Computed::Aborted(entity)), &seen));
+                return Ok(Phase::answer(Ok(Computed::Aborted(entity)), seen.version()));
             }
         };
         let unchanged = match seen.live() {
@@ -172,7 +169,7 @@ where
                         Computed::Put(Committed::new(entity, previous).after(attempts, elapsed))
                     }
                 };
-                return Phase::Answer { answer: Ok(answer), rests_on };
+                return Phase::Answer { answer: Ok(answer), rests_on, garbage: landed.garbage };
             }
             Attempt::Refused(refused) => refused,
         };
@@ -180,7 +177,7 @@ where
             let effort = Some(self.attempts.effort(store));
             let state = &self.collection.state;
             let answer = Err(refused.into_conflict::<K>(store, state, &self.key, effort));
-            return Phase::Answer { answer, rests_on };
+            return Phase::answer(answer, rests_on);
         }
         self.after_loss(refused)
     }
@@ -212,8 +209,8 @@ where
 }
 
 impl<V> Phase<V> {
-    fn answer(answer: Result<Computed<V>>, seen: &State<V>) -> Phase<V> {
-        Phase::Answer { answer, rests_on: seen.version() }
+    fn answer(answer: Result<Computed<V>>, rests_on: u64) -> Phase<V> {
+        Phase::Answer { answer, rests_on, garbage: Garbage::new() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::log::Log;
-use crate::sync::{Condvar, Mutex, spawn};
+use crate::sync::{Condvar, Mutex, spawn, wake_all};
 
 /// An injected clock may jump while the thread sleeps by the system's: look again this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -59,22 +59,33 @@ impl Service {
         self.shared.changed.notify_one();
     }
 
-    /// Wakes `waker` when the monotonic clock shows `deadline`.
-    pub(crate) fn wake_at(&self, deadline: Duration, waker: Waker) -> Timer {
+    /// Wakes `waker` when the monotonic clock shows `deadline`, or at once if the store is
+    /// closed: `None` then.
+    pub(crate) fn wake_at(&self, deadline: Duration, waker: Waker) -> Option<Timer> {
         let mut state = self.shared.state.lock();
+        if state.stopped {
+            drop(state);
+            wake_all([waker]);
+            return None;
+        }
         state.timers_set += 1;
         let due = (deadline, state.timers_set);
         state.timers.insert(due, waker);
         self.start(&mut state);
         drop(state);
         self.shared.changed.notify_one();
-        Timer { shared: Arc::clone(&self.shared), due }
+        Some(Timer { shared: Arc::clone(&self.shared), due })
     }
 
-    /// Ends the thread when it has done what it was asked.
+    /// Ends the thread when it has led what it was asked to. No deadline is kept any more: who
+    /// waits for one is woken, and finds the store closed.
     pub(crate) fn stop(&self) {
-        self.shared.state.lock().stopped = true;
+        let mut state = self.shared.state.lock();
+        state.stopped = true;
+        let timers = std::mem::take(&mut state.timers);
+        drop(state);
         self.shared.changed.notify_one();
+        wake_all(timers.into_values());
     }
 
     fn start(&self, state: &mut State) {
@@ -112,7 +123,7 @@ impl Shared {
             let due = std::mem::replace(&mut state.timers, later);
             if !due.is_empty() {
                 drop(state);
-                due.into_values().for_each(Waker::wake);
+                wake_all(due.into_values());
                 state = self.state.lock();
                 continue;
             }

@@ -50,8 +50,8 @@ pub(crate) struct Inner {
     closed: AtomicBool,
     stripes: usize,
     registry: Mutex<Registry>,
-    /// Keeps other processes out of the directory.
-    _lock: Option<Box<dyn Send + Sync>>,
+    /// Keeps other processes out of the directory until the store is closed.
+    lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
 /// What is known of the collections, by name. Locked for look-ups alone.
@@ -107,6 +107,7 @@ impl Store {
     }
 
     pub(crate) fn open_on(builder: StoreBuilder, disk: Arc<dyn Disk>) -> Result<Store> {
+        recovery::check_names(&*disk)?;
         let lock = disk.lock().map_err(|source| match source.kind() {
             std::io::ErrorKind::WouldBlock => Error::InUse(disk.path("")),
             _ => Error::Io { action: "lock", path: disk.path("lock"), source },
@@ -145,14 +146,16 @@ impl Store {
             closed: AtomicBool::new(false),
             stripes,
             registry: Mutex::new(registry),
-            _lock: lock,
+            lock: Mutex::new(lock),
         };
         Store { inner: Arc::new(inner) }
     }
 
     /// The collection of this name. It comes to be with its first write.
     ///
-    /// Opening a stored collection decodes its values; opening it again gives the same one.
+    /// Opening a stored collection decodes its values; opening it again gives the same one. The
+    /// bytes of a value do not tell its type: whether they are a `V` is decided by whether they
+    /// decode as one.
     ///
     /// # Errors
     /// [`Error::CollectionName`]; [`Error::CollectionType`] if it is open or stored with other
@@ -180,13 +183,15 @@ impl Store {
         // it opened counts, and this is dropped.
         let (stripes, deletions) = (self.inner.stripes, self.inner.limits.deletions);
         let state = CollectionState::<V>::load::<K>(id, name, stripes, deletions, stored)?;
+        let state: Arc<dyn Any + Send + Sync> = Arc::new(state);
         let mut registry = self.inner.registry.lock();
-        registry.stored.remove(&id);
-        let open = registry
-            .open
-            .entry(name.to_owned())
-            .or_insert_with(|| Open { state: Arc::new(state), types: types.clone() });
-        self.again(open, name, &types)
+        let surplus = registry.stored.remove(&id);
+        let open = Open { state: Arc::clone(&state), types: types.clone() };
+        let result = self.again(registry.open.entry(name.to_owned()).or_insert(open), name, &types);
+        // What is not needed is dropped when nothing is locked: that may run the caller's code.
+        drop(registry);
+        drop((state, surplus));
+        result
     }
 
     fn again<K: Key, V: Send + Sync + 'static>(
@@ -261,6 +266,10 @@ impl Inner {
         self.closed.store(true, Ordering::Release);
         let closed = self.journal.close();
         self.service.stop();
+        // Nothing is written from here on, so that the directory can be opened again, even if
+        // handles of this store are still about.
+        let lock = self.lock.lock().take();
+        drop(lock);
         closed
     }
 }

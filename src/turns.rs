@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering, wake_all};
 
 /// How long a caller waits for its turn before it goes ahead without.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
@@ -75,15 +75,13 @@ impl Turns {
 impl Turn {
     /// Ready when it is the caller's turn; otherwise `waker` is woken when it comes.
     pub(crate) fn poll(&self, waker: &Waker) -> Poll<()> {
+        // Cloning and dropping a waker may run code of the caller's runtime: not under the lock.
+        let mut waker = Some(waker.clone());
         let mut queues = self.shared.queues.lock();
         let Some(queue) = queues.get_mut(&self.place) else { return Poll::Ready(()) };
-        let mine = queue.waiting.iter_mut().find(|(number, _)| *number == self.number);
-        match mine {
+        match queue.waiting.iter_mut().find(|(number, _)| *number == self.number) {
             Some((_, place)) => {
-                let previous = place.replace(waker.clone());
-                drop(queues);
-                // Dropping a waker may run code of the caller's runtime: not under the lock.
-                drop(previous);
+                std::mem::swap(place, &mut waker);
                 Poll::Pending
             }
             None => Poll::Ready(()),
@@ -101,7 +99,7 @@ impl Drop for Turn {
         } else if let Some((next, waker)) = queue.waiting.pop_front() {
             queue.holder = next;
             drop(queues);
-            waker.into_iter().for_each(Waker::wake);
+            wake_all(waker);
             return;
         } else {
             queues.remove(&self.place);

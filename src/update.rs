@@ -195,7 +195,7 @@ where
                     Phase::Try(seen)
                 }
                 Phase::Try(seen) => run.attempt(seen)?,
-                Phase::Answer { answer, rests_on } => {
+                Phase::Answer { answer, rests_on, garbage: _garbage } => {
                     run.leave_queue();
                     let durable = store.journal.wait(rests_on);
                     durable.map_err(|error| lost(&answer, error))?;
@@ -319,9 +319,13 @@ where
         let store = run.store();
         // The service thread wakes the task at a deadline; a new deadline replaces the last.
         let mut wake_at = |deadline| {
-            self.timer = Some(store.service.wake_at(deadline, context.waker().clone()));
+            self.timer = store.service.wake_at(deadline, context.waker().clone());
         };
         Ok(match phase {
+            // Nobody keeps a deadline any more; the attempt will say so.
+            Phase::Turn { .. } | Phase::Pause { .. } if store.durable().is_err() => {
+                Advance::Next(Phase::Try(None))
+            }
             Phase::Turn { until } if run.has_turn(context.waker(), until) => {
                 Advance::Next(Phase::Try(None))
             }
@@ -340,7 +344,7 @@ where
                 self.timer = None;
                 Advance::Next(run.attempt(seen)?)
             }
-            Phase::Answer { answer, rests_on } => {
+            Phase::Answer { answer, rests_on, garbage } => {
                 run.leave_queue();
                 let durable = store.journal.poll(rests_on, &mut self.ticket, context.waker());
                 match durable {
@@ -348,7 +352,7 @@ where
                         durable.map_err(|error| lost(&answer, error))?;
                         Advance::Answer(answer.map(M::output)?)
                     }
-                    Poll::Pending => Advance::Wait(Phase::Answer { answer, rests_on }),
+                    Poll::Pending => Advance::Wait(Phase::Answer { answer, rests_on, garbage }),
                 }
             }
         })

@@ -15,10 +15,13 @@ pub(crate) struct Directory {
 impl Directory {
     /// Creates the directory where there is none.
     pub(crate) fn open(path: &Path) -> io::Result<Directory> {
+        let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let new: Vec<&Path> = path.ancestors().take_while(is_new).collect();
         fs::create_dir_all(path)?;
         // The name of a new directory is durable only when its parent is synced.
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_directory(parent)?;
+        for parent in new.iter().filter_map(|path| path.parent()) {
+            let here = Path::new(".");
+            sync_directory(if parent.as_os_str().is_empty() { here } else { parent })?;
         }
         Ok(Directory { path: path.to_owned() })
     }

@@ -1,11 +1,12 @@
 //! Frames: the unit that is written with one call and made durable by one sync.
 //!
-//! FORMAT.md draws the bytes. The checksum also covers the segment's salt and the frame's offset,
-//! so that a frame is valid in its own place only.
+//! FORMAT.md draws the bytes. The header's checksum also covers the segment's salt and the
+//! frame's offset, so that a frame is valid in its own place only; and the header can be checked
+//! by itself, so that looking for frames costs no more than reading.
 
 use crate::clock::Timestamp;
 
-pub(crate) const HEADER: usize = 28;
+pub(crate) const HEADER: usize = 32;
 const RECORD_HEADER: usize = 12;
 
 /// Where a frame stands: what the checksum covers besides the frame's own bytes.
@@ -68,13 +69,15 @@ impl FrameBuilder {
 
     /// The bytes to write at `place`. `synced_to` is the highest version known durable.
     pub(crate) fn finish(mut self, place: Place, synced_to: u64) -> Vec<u8> {
-        let body = (self.bytes.len() - HEADER) as u32;
-        put(&mut self.bytes, 4, &body.to_le_bytes());
-        put(&mut self.bytes, 8, &self.first_version.to_le_bytes());
-        put(&mut self.bytes, 16, &synced_to.to_le_bytes());
-        put(&mut self.bytes, 24, &self.count.to_le_bytes());
-        let checksum = checksum(place, self.bytes.get(4..).unwrap_or_default());
-        put(&mut self.bytes, 0, &checksum.to_le_bytes());
+        let body = self.bytes.get(HEADER..).unwrap_or_default();
+        let (body_crc, body_len) = (crc32c::crc32c(body), body.len() as u32);
+        put(&mut self.bytes, 4, &body_crc.to_le_bytes());
+        put(&mut self.bytes, 8, &body_len.to_le_bytes());
+        put(&mut self.bytes, 12, &self.count.to_le_bytes());
+        put(&mut self.bytes, 16, &self.first_version.to_le_bytes());
+        put(&mut self.bytes, 24, &synced_to.to_le_bytes());
+        let header_crc = header_checksum(place, self.bytes.get(4..HEADER).unwrap_or_default());
+        put(&mut self.bytes, 0, &header_crc.to_le_bytes());
         self.bytes
     }
 }
@@ -97,29 +100,35 @@ pub(crate) struct LogRecord<'a> {
 impl<'a> Frame<'a> {
     /// Reads the frame at the start of `bytes`. `None` if there is no valid one.
     pub(crate) fn read(bytes: &'a [u8], place: Place) -> Option<Frame<'a>> {
-        let mut rest = bytes;
-        let stored = u32::from_le_bytes(take(&mut rest)?);
+        let (header, after) = bytes.split_at_checked(HEADER)?;
+        let mut rest = header;
+        let header_crc = u32::from_le_bytes(take(&mut rest)?);
         let covered = rest;
+        let body_crc = u32::from_le_bytes(take(&mut rest)?);
         let body_len = u32::from_le_bytes(take(&mut rest)?) as usize;
+        let count = u32::from_le_bytes(take(&mut rest)?);
         let first_version = u64::from_le_bytes(take(&mut rest)?);
         let synced_to = u64::from_le_bytes(take(&mut rest)?);
-        let count = u32::from_le_bytes(take(&mut rest)?);
         // Zeroes, as in space not yet written, are no frame: no commit has version zero.
         let plausible = first_version != 0
             && first_version.checked_add(count.into()).is_some()
             && (count as usize).saturating_mul(RECORD_HEADER) <= body_len;
-        if !plausible {
+        if !plausible || header_checksum(place, covered) != header_crc {
             return None;
         }
-        let body = rest.get(..body_len)?;
-        let covered = covered.get(..HEADER - 4 + body_len)?;
-        let valid = checksum(place, covered) == stored;
+        let body = after.get(..body_len)?;
+        let valid = crc32c::crc32c(body) == body_crc;
         valid.then_some(Frame { first_version, synced_to, count, body })
     }
 
     /// Bytes of the whole frame.
     pub(crate) fn len(&self) -> usize {
         HEADER + self.body.len()
+    }
+
+    /// The version of the last record; of a seal, the one before its own.
+    pub(crate) fn last_version(&self) -> u64 {
+        self.first_version + u64::from(self.count) - 1
     }
 
     /// An empty frame: everything before it was synced before it was written.
@@ -142,7 +151,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-fn checksum(place: Place, bytes: &[u8]) -> u32 {
+fn header_checksum(place: Place, bytes: &[u8]) -> u32 {
     let seed = crc32c::crc32c(&place.salt.to_le_bytes());
     let seed = crc32c::crc32c_append(seed, &place.offset.to_le_bytes());
     crc32c::crc32c_append(seed, bytes)

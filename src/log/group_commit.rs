@@ -17,7 +17,7 @@ use crate::error::{Error, Outcome, Result};
 use crate::log::frame::FrameBuilder;
 use crate::log::segment::SegmentWriter;
 use crate::service::Service;
-use crate::sync::{AtomicU64, Mutex, Ordering, parker};
+use crate::sync::{AtomicU64, Mutex, Ordering, parker, wake_all};
 
 /// Whoever wants to append while the open frame is this long waits for the next one.
 const FRAME_BYTES: usize = 8 << 20;
@@ -158,7 +158,7 @@ impl Log {
                 drop(queue);
                 self.lead(writer);
             } else {
-                queue.enlist(&mut ticket, version, parker.waker(), true);
+                queue.enlist(&mut ticket, version, parker.waker().clone(), true);
                 drop(queue);
                 parker.park(None);
             }
@@ -176,13 +176,16 @@ impl Log {
         if self.durable.load(Ordering::Acquire) >= version {
             return Poll::Ready(Ok(()));
         }
+        // Cloning and dropping a waker may run code of the caller's runtime: not under the lock.
+        let waker = waker.clone();
         let mut queue = self.queue.lock();
         let answer = self.answer(&queue, version);
         if answer.is_pending() {
-            queue.enlist(ticket, version, waker, false);
+            let replaced = queue.enlist(ticket, version, waker, false);
             // A leader that is at work sees `by_future` when it is done.
             let nobody_leads = queue.writer.is_some();
             drop(queue);
+            drop(replaced);
             if nobody_leads {
                 self.service.lead();
             }
@@ -212,7 +215,7 @@ impl Log {
             open.refusal.get_or_insert(Refusal::Closed);
             open.frame.next_version() - 1
         };
-        self.wait(last)?;
+        self.wait(last).map_err(Error::nothing_written)?;
         // `durable` is published under the lock of the queue, together with the writer's return;
         // and nobody leads when nothing is left to sync. Who closes first takes the writer.
         let writer = self.queue.lock().writer.take();
@@ -273,7 +276,7 @@ impl Log {
         if orphaned {
             self.service.lead();
         }
-        covered.into_iter().for_each(Waker::wake);
+        wake_all(covered);
     }
 
     /// Nothing is written any more, and the sync is not tried again: after a failed one the
@@ -286,22 +289,29 @@ impl Log {
         queue.poison = Some(Arc::clone(&source));
         let all = queue.thin_out(|_| true);
         drop(queue);
-        all.into_iter().for_each(Waker::wake);
+        wake_all(all);
         Error::Poisoned { outcome: Outcome::NotApplied, source }
     }
 }
 
 impl Queue {
-    fn enlist(&mut self, ticket: &mut Ticket, version: u64, waker: &Waker, can_lead: bool) {
+    /// Returns the waker that `waker` replaces, to be dropped when the lock is released.
+    fn enlist(
+        &mut self,
+        ticket: &mut Ticket,
+        version: u64,
+        waker: Waker,
+        can_lead: bool,
+    ) -> Option<Waker> {
         if let Some((epoch, place)) = ticket.0
             && epoch == self.epoch
             && let Some(waiter) = self.waiters.get_mut(place)
         {
-            waiter.waker.clone_from(waker);
-            return;
+            return Some(std::mem::replace(&mut waiter.waker, waker));
         }
         ticket.0 = Some((self.epoch, self.waiters.len()));
-        self.waiters.push(Waiter { version, waker: waker.clone(), can_lead });
+        self.waiters.push(Waiter { version, waker, can_lead });
+        None
     }
 
     /// Removes waiters and returns their wakers, to be woken when the lock is released.

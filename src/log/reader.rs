@@ -9,7 +9,7 @@ pub(crate) struct Segment<'a> {
     frames: Vec<Frame<'a>>,
     /// Bytes up to the end of the last valid frame.
     pub(crate) valid_len: usize,
-    /// The version after the last one in the segment.
+    /// The version with which the log goes on.
     pub(crate) next_version: u64,
     /// Whether the last frame is a seal: all before it was durable when it was written.
     pub(crate) sealed: bool,
@@ -34,14 +34,20 @@ impl<'a> Segment<'a> {
         let mut segment =
             Segment { header, frames: Vec::new(), valid_len: HEADER, next_version, sealed: false };
         while let Some(frame) = segment.frame_at(bytes, segment.valid_len) {
-            if frame.first_version != segment.next_version {
+            // Only a seal may leave versions out.
+            let due = segment.next_version;
+            if frame.first_version < due || (frame.first_version > due && !frame.is_seal()) {
                 let found = frame.first_version;
-                let detail =
-                    format!("version {found} follows where {} is due", segment.next_version);
+                let detail = format!("version {found} follows where {due} is due");
+                return Err(Damage { offset: segment.valid_len as u64, detail });
+            }
+            if !frame.is_seal() && frame.last_version() > header.ceiling {
+                let (last, ceiling) = (frame.last_version(), header.ceiling);
+                let detail = format!("version {last} lies above the ceiling {ceiling}");
                 return Err(Damage { offset: segment.valid_len as u64, detail });
             }
             segment.valid_len += frame.len();
-            segment.next_version += u64::from(frame.count);
+            segment.next_version = frame.first_version + u64::from(frame.count);
             segment.sealed = frame.is_seal();
             segment.frames.push(frame);
         }

@@ -15,6 +15,10 @@ const FORMAT: u32 = 1;
 /// above the promise, so that a version that was lost is not given out again (G2).
 const VERSIONS_PER_SEGMENT: u64 = 1 << 20;
 
+/// No segment and no version has a number above: no store lives that long, and what comes next can
+/// be computed without care for overflow.
+const NUMBER_MAX: u64 = u64::MAX / 4;
+
 /// Space is taken from the file system in steps of this size: a sync need not write the length
 /// of the file as long as the frame fits into what was taken before.
 const ALLOCATION: u64 = 1 << 20;
@@ -70,13 +74,17 @@ impl Header {
             return Err(format!("it has format {format}; this build reads format {FORMAT}"));
         }
         let mut number = || u64::from_le_bytes(field());
-        Ok(Header {
+        let header = Header {
             lineage: Lineage::from_bits(number()),
             number: number(),
             salt: number(),
             first_version: number(),
             ceiling: number(),
-        })
+        };
+        let sensible = (1..=NUMBER_MAX).contains(&header.number)
+            && (1..=header.ceiling).contains(&header.first_version)
+            && header.ceiling <= NUMBER_MAX;
+        sensible.then_some(header).ok_or_else(|| "its numbers make no sense".to_owned())
     }
 
     pub(crate) fn place(&self, offset: usize) -> Place {
@@ -177,24 +185,31 @@ impl SegmentWriter {
 /// Replaces a segment by a copy of its valid part, closed by a seal, so that nothing is served
 /// from pages that may not have reached the medium. Atomic: a crash leaves the old or the new.
 ///
+/// Versions up to the ceiling may have been given out and lost with the tail: the seal leaves
+/// them out, so that not even a second crash makes them come again. Returns the next version.
+///
 /// # Errors
 /// What the system says.
-pub(crate) fn rewrite(
-    disk: &dyn Disk,
-    header: &Header,
-    valid: &[u8],
-    next_version: u64,
-) -> io::Result<()> {
+pub(crate) fn rewrite(disk: &dyn Disk, header: &Header, segment: &Valid<'_>) -> io::Result<u64> {
     let name = file_name(header.number);
     let temporary = format!("{name}.tmp");
+    let next_version = segment.next_version.max(header.ceiling.saturating_add(1));
     let seal = FrameBuilder::new(next_version, Vec::new());
-    let seal = seal.finish(header.place(valid.len()), next_version.saturating_sub(1));
+    let offset = segment.bytes.len();
+    let seal = seal.finish(header.place(offset), segment.next_version.saturating_sub(1));
     let mut file = disk.create(&temporary)?;
-    file.write_at(0, valid)?;
-    file.write_at(valid.len() as u64, &seal)?;
+    file.write_at(0, segment.bytes)?;
+    file.write_at(offset as u64, &seal)?;
     file.sync()?;
     disk.rename(&temporary, &name)?;
-    disk.sync_names()
+    disk.sync_names()?;
+    Ok(next_version)
+}
+
+/// The part of a segment that is kept.
+pub(crate) struct Valid<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) next_version: u64,
 }
 
 #[cfg(test)]

@@ -36,10 +36,11 @@ pub(crate) type KeyIndex = RwLock<BTreeSet<KeyBuf>>;
 const STRIPE_SHIFT: u32 = 40;
 
 impl<V> Map<V> {
-    /// `stripes` is a power of two. At most `deleted_limit` deletions are remembered.
+    /// `stripes` is a power of two. About `deleted_limit` deletions are remembered: as many for
+    /// each stripe as it takes to make up that number.
     pub(crate) fn new(stripes: usize, deleted_limit: usize) -> Map<V> {
         debug_assert!(stripes.is_power_of_two());
-        let deleted_limit = deleted_limit / stripes;
+        let deleted_limit = deleted_limit.div_ceil(stripes);
         let stripe = || CachePadded::new(RwLock::new(Stripe::new(deleted_limit)));
         Map {
             stripes: (0..stripes).map(|_| stripe()).collect(),

@@ -117,7 +117,7 @@ impl<V> Stripe<V> {
     fn account(&mut self, mark: Mark, before: Standing, after: Standing, garbage: &mut Garbage<V>) {
         self.live += usize::from(after.live);
         self.live -= usize::from(before.live);
-        if after.listed || !before.listed {
+        if before.deleted || !after.deleted {
             return;
         }
         self.deleted.push_back(mark);
@@ -143,14 +143,17 @@ impl<V> Stripe<V> {
 struct Standing {
     live: bool,
     pending: bool,
-    /// Whether the key stands in the index: all but a settled deletion.
+    /// Whether the key stands in the index: it has an entity, or may get or lose one.
     listed: bool,
+    /// A deletion is all there is, and it is settled.
+    deleted: bool,
 }
 
 impl Standing {
     fn of<V>(slot: &Slot<V>) -> Standing {
         let (live, pending) = (slot.settled().live().is_some(), slot.is_pending());
-        Standing { live, pending, listed: live || pending }
+        let deleted = matches!(slot.settled(), State::Deleted(_)) && !pending;
+        Standing { live, pending, listed: live || pending, deleted }
     }
 }
 

@@ -17,3 +17,11 @@ pub(crate) use imp::{
     AtomicBool, AtomicU64, Condvar, Mutex, Ordering, RwLock, RwLockWriteGuard, UserCode, hash_seed,
     parker, spawn,
 };
+
+/// Wakes all, with no lock held. A waker runs code of the caller's runtime: one that panics must
+/// not keep the others asleep.
+pub(crate) fn wake_all(wakers: impl IntoIterator<Item = std::task::Waker>) {
+    for waker in wakers {
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake()));
+    }
+}
