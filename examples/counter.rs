@@ -21,9 +21,8 @@ fn main() -> Result<()> {
     })?;
     println!("overwriting:   {overwritten} of {}", THREADS * INCREMENTS);
 
-    let mut patient = RetryPolicy::default();
-    patient.attempts = u32::MAX;
-    patient.budget = Duration::from_secs(60);
+    let budget = Duration::from_secs(60);
+    let patient = RetryPolicy { attempts: u32::MAX, budget, ..RetryPolicy::default() };
     let versioned = race(&counters, |counters| {
         let add = counters.update("n", |n| *n += 1);
         add.retry(patient.clone()).commit()?;

@@ -165,6 +165,11 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
         })
     }
 
+    /// Where something is, for messages.
+    pub(crate) fn place(&self, key: &[u8]) -> String {
+        format!("{}/{}", self.state.name, text_of::<K>(key))
+    }
+
     fn visible(&self, key: &[u8]) -> Result<Option<Arc<Record<V>>>> {
         let (map, durable) = (&self.state.map, self.store.durable()?);
         Ok(map.visible(map.hash(key), key, durable))
@@ -210,6 +215,21 @@ impl<K, V> Range<K, V> {
 
 fn as_slice(bound: &Bound<KeyBuf>) -> Bound<&[u8]> {
     bound.as_ref().map(|key| &**key)
+}
+
+impl<K, V> std::fmt::Debug for Range<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Range").field("collection", &self.collection).finish_non_exhaustive()
+    }
+}
+
+impl<K: Key, V: Send + Sync + 'static> IntoIterator for &Collection<K, V> {
+    type Item = Result<(K, Entity<V>)>;
+    type IntoIter = Range<K, V>;
+
+    fn into_iter(self) -> Range<K, V> {
+        self.iter()
+    }
 }
 
 impl<K: Key, V: Send + Sync + 'static> Iterator for Range<K, V> {

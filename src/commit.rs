@@ -43,6 +43,7 @@ pub(crate) enum Attempt<V> {
     Refused(Refused<V>),
 }
 
+#[allow(missing_debug_implementations, reason = "public in name only: no caller gets one")]
 pub struct Landed<V> {
     pub(crate) written: Written<V>,
     /// What was replaced: dropped when no lock is held and the write is answered, because
@@ -115,7 +116,8 @@ impl<V: Serialize + DeserializeOwned> Prepared<V> {
                 key: text_of::<K>(key),
                 detail,
             })?;
-            store.limits.check(Limit::ValueBytes, encoded.len())?;
+            let place = || format!("{}/{}", collection.name, text_of::<K>(key));
+            store.limits.check(Limit::ValueBytes, encoded.len(), place)?;
         }
         Ok(Prepared { change: Change::Put { record, encoded }, actor })
     }
@@ -146,9 +148,12 @@ impl<V> CollectionState<V> {
             let decided_at = store.now();
             return Ok(Attempt::Refused(Refused { unmet, newest, decided_at, change }));
         }
-        let stamp = store.journal.append(&*store.clock, by_future, |bytes| {
-            self.log::<K>(bytes, key, &change, actor.as_ref());
-        })?;
+        let check = |pending| {
+            let place = || format!("{}/{}", self.name, text_of::<K>(key));
+            store.limits.check(Limit::PendingBytes, pending, place)
+        };
+        let payload = |bytes: &mut Vec<u8>| self.log::<K>(bytes, key, &change, actor.as_ref());
+        let stamp = store.journal.append(&*store.clock, by_future, check, payload)?;
         let (state, written) = change.land(newest, stamp, actor);
         let durable = durable.load(Ordering::Acquire);
         locked.install(state, Install { open_from: stamp.open_from, durable }, &mut garbage);

@@ -27,6 +27,8 @@ pub enum Error {
         allowed: u64,
         /// What was asked for.
         actual: u64,
+        /// The collection, and the key where it is not the key that is too long.
+        place: String,
     },
     /// The value cannot be stored, or could not be read back. Nothing was written.
     Encode {
@@ -119,8 +121,10 @@ pub enum Limit {
     ActorBytes,
     /// Collections of a store.
     Collections,
-    /// Versions that one condition names.
-    PreconditionVersions,
+    /// Conditions of one write, and versions that they name.
+    Preconditions,
+    /// Bytes that wait to be synced.
+    PendingBytes,
 }
 
 impl Error {
@@ -163,7 +167,8 @@ impl Error {
         match self {
             Error::Conflict(_) | Error::Refused(_) | Error::CollectionType { .. } => 409,
             Error::Limit { limit: Limit::KeyBytes | Limit::ActorBytes, .. } => 400,
-            Error::Limit { limit: Limit::PreconditionVersions, .. } => 400,
+            Error::Limit { limit: Limit::Preconditions, .. } => 400,
+            Error::Limit { limit: Limit::PendingBytes, .. } => 503,
             Error::Limit { limit: Limit::ValueBytes, .. } => 413,
             Error::Limit { limit: Limit::Collections, .. } => 409,
             Error::CollectionName(_) => 400,
@@ -182,8 +187,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Conflict(conflict) => conflict.fmt(f),
-            Error::Limit { limit, allowed, actual } => {
-                write!(f, "{actual} {limit}, where {allowed} are allowed; ")?;
+            Error::Limit { limit, allowed, actual, place } => {
+                write!(f, "{place}: {actual} {limit}, where {allowed} are allowed; ")?;
                 f.write_str("make it smaller, or raise the limit in the builder")
             }
             Error::Encode { collection, key, detail } => {
@@ -232,16 +237,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Poisoned { source, .. } => Some(source.as_ref()),
-            Error::Io { source, .. } => Some(source),
-            Error::Refused(error) => error.source(),
-            _ => None,
-        }
-    }
-}
+/// Messages are whole: what caused an error is printed with it, and is no `source` besides.
+impl std::error::Error for Error {}
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -250,7 +247,8 @@ impl fmt::Display for Limit {
             Limit::ValueBytes => "bytes of encoded value",
             Limit::ActorBytes => "bytes of actor",
             Limit::Collections => "collections",
-            Limit::PreconditionVersions => "versions in one condition",
+            Limit::Preconditions => "conditions and versions in them",
+            Limit::PendingBytes => "bytes waiting to be synced",
         })
     }
 }

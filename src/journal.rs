@@ -20,16 +20,18 @@ impl Journal {
     /// The next place in the order. `payload` writes the record, where one is kept.
     ///
     /// # Errors
-    /// [`Error::Closed`] and [`Error::Poisoned`]; nothing was appended then.
+    /// [`Error::Closed`] and [`Error::Poisoned`], and what `check` says to the bytes that are
+    /// pending already; nothing was appended then.
     pub(crate) fn append(
         &self,
         clock: &dyn Clock,
         by_future: bool,
+        check: impl FnOnce(usize) -> Result<()>,
         payload: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Stamp> {
         match self {
             Journal::Memory(counter) => counter.next(clock),
-            Journal::Log(log) => log.append(clock.now().into(), by_future, payload),
+            Journal::Log(log) => log.append(clock.now().into(), by_future, check, payload),
         }
     }
 

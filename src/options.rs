@@ -1,5 +1,6 @@
 //! What can be set on a store before it opens, and the limits it enforces (G12).
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,22 +15,35 @@ use crate::store::Store;
 /// The most stripes that a collection may have.
 const STRIPES_MAX: usize = 1 << 16;
 
-/// The bounds of a store. Exceeding one is [`Error::Limit`], and nothing is
-/// written.
+/// No value is larger, whatever is set.
+const VALUE_BYTES_MAX: usize = 256 << 20;
+
+/// A frame is written with one call and its length has 32 bits. Writers wait long before this;
+/// only thousands of updates that all resume at once could get here.
+const PENDING_BYTES_MAX: usize = 1 << 30;
+
+/// The bounds of a store. Exceeding one is [`Error::Limit`], and nothing is written.
+///
+/// ```
+/// use ifmatch::{Limits, Store};
+///
+/// let limits = Limits { key_bytes: 64, ..Limits::default() };
+/// let store = Store::builder().limits(limits).in_memory();
+/// # drop(store);
+/// ```
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Limits {
     /// Bytes of a key as stored; 512 by default.
     pub key_bytes: usize,
-    /// Bytes of an encoded value; 1 MiB by default. A store in memory does not encode, so it
-    /// cannot tell.
+    /// Bytes of an encoded value; 1 MiB by default, at most 256 MiB. A store in memory does not
+    /// encode, so it cannot tell.
     pub value_bytes: usize,
     /// Bytes of an actor's name; 256 by default.
     pub actor_bytes: usize,
     /// Collections; 10,000 by default.
     pub collections: usize,
-    /// Versions that one condition names; 1,000 by default.
-    pub precondition_versions: usize,
+    /// Conditions of one write together with the versions that they name; 1,000 by default.
+    pub preconditions: usize,
     /// Deletions that a collection remembers, so that it can tell `deleted` from `absent`;
     /// 65,536 by default, spread over its stripes. Beyond it the oldest is forgotten.
     pub deletions: usize,
@@ -42,32 +56,48 @@ impl Default for Limits {
             value_bytes: 1 << 20,
             actor_bytes: 256,
             collections: 10_000,
-            precondition_versions: 1_000,
+            preconditions: 1_000,
             deletions: 65_536,
         }
     }
 }
 
 impl Limits {
-    pub(crate) fn check(&self, limit: Limit, actual: usize) -> Result<()> {
+    /// `place` says where, for the message.
+    pub(crate) fn check(
+        &self,
+        limit: Limit,
+        actual: usize,
+        place: impl FnOnce() -> String,
+    ) -> Result<()> {
         let allowed = match limit {
             Limit::KeyBytes => self.key_bytes,
-            Limit::ValueBytes => self.value_bytes,
+            Limit::ValueBytes => self.value_bytes.min(VALUE_BYTES_MAX),
             Limit::ActorBytes => self.actor_bytes,
             Limit::Collections => self.collections,
-            Limit::PreconditionVersions => self.precondition_versions,
+            Limit::Preconditions => self.preconditions,
+            Limit::PendingBytes => PENDING_BYTES_MAX,
         };
         if actual <= allowed {
             return Ok(());
         }
         let (allowed, actual) = (allowed as u64, actual as u64);
-        Err(Error::Limit { limit, allowed, actual })
+        Err(Error::Limit { limit, allowed, actual, place: place() })
     }
 }
 
 /// How often and for how long `update` and its kin try again (G7).
+///
+/// ```
+/// use ifmatch::{RetryPolicy, Store};
+///
+/// let patient = RetryPolicy { attempts: 100, ..RetryPolicy::default() };
+/// let counters = Store::in_memory().collection::<String, u64>("counters")?;
+/// counters.create("n", 0).commit()?;
+/// counters.update("n", |n| *n += 1).retry(patient).commit()?;
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct RetryPolicy {
     /// How often the change is attempted at most; 10 by default.
     pub attempts: u32,
@@ -104,6 +134,16 @@ pub struct StoreBuilder {
     pub(crate) segment_bytes: u64,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: Option<u64>,
+}
+
+impl fmt::Debug for StoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreBuilder")
+            .field("stripes", &self.stripes)
+            .field("limits", &self.limits)
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for StoreBuilder {

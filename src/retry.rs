@@ -27,6 +27,7 @@ use crate::write::Committed;
 const LOSSES_BEFORE_TURN: u32 = 3;
 
 /// What the caller's closure made of the current value.
+#[allow(missing_debug_implementations, reason = "public in name only: no caller gets one")]
 pub enum Step<V> {
     /// Go on with this.
     Do(Compute<V>),

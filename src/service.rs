@@ -50,13 +50,17 @@ impl Service {
         self.shared.state.lock().log = Arc::downgrade(log);
     }
 
-    /// Leads one sync soon.
+    /// Leads one sync soon. If the system gives no thread, at once, on the caller's.
     pub(crate) fn lead(&self) {
         let mut state = self.shared.state.lock();
         state.lead = true;
         self.start(&mut state);
+        let log = if state.running { None } else { state.log.upgrade() };
         drop(state);
         self.shared.changed.notify_one();
+        if let Some(log) = log {
+            log.lead_once();
+        }
     }
 
     /// Wakes `waker` when the monotonic clock shows `deadline`, or at once if the store is

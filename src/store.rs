@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -70,6 +71,12 @@ struct Open {
     /// An `Arc<CollectionState<V>>`.
     state: Arc<dyn Any + Send + Sync>,
     types: String,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("lineage", &self.inner.lineage).finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -174,9 +181,10 @@ impl Store {
             if let Some(open) = registry.open.get(name) {
                 return self.again(open, name, &types);
             }
-            let room = registry.catalog.contains_key(name);
+            let known = registry.catalog.contains_key(name);
             let taken = registry.next_id as usize - 1;
-            self.inner.limits.check(Limit::Collections, if room { 0 } else { taken + 1 })?;
+            let wanted = if known { 0 } else { taken + 1 };
+            self.inner.limits.check(Limit::Collections, wanted, || name.to_owned())?;
             registry.id_of(name, &K::kind())?
         };
         // Decoding runs the caller's code: no lock is held. If another thread was faster, what

@@ -1,5 +1,6 @@
 //! Read-modify-write: `update`, `try_update` and `compute`, retried within bounds (G7).
 
+use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -207,7 +208,7 @@ where
 
     fn start(self, by_future: bool) -> Result<Run<'a, K, V, F, M>> {
         let store = &self.collection.store;
-        check_request(store, &self.key, self.actor.as_ref())?;
+        check_request(self.collection, &self.key, self.actor.as_ref())?;
         let attempts = Attempts::new(self.policy, store.clock.monotonic());
         let Update { collection, key, change, actor, .. } = self;
         Ok(Run::new(collection, key, change, actor, attempts, by_future))
@@ -356,6 +357,18 @@ where
                 }
             }
         })
+    }
+}
+
+impl<K, V, F, M> fmt::Debug for Update<'_, K, V, F, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Update").field("collection", &self.collection).finish_non_exhaustive()
+    }
+}
+
+impl<K, V, F, M> fmt::Debug for UpdateFuture<'_, K, V, F, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpdateFuture").finish_non_exhaustive()
     }
 }
 

@@ -20,7 +20,6 @@ use crate::key::{AsKey, Key};
 use crate::log::Ticket;
 use crate::map::KeyBuf;
 use crate::precondition::Precondition;
-use crate::store::Inner;
 use crate::version::Version;
 
 /// A write that has not been run yet.
@@ -339,10 +338,11 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
     /// # Errors
     /// [`Limit`](crate::Error::Limit).
     fn check(&self) -> Result<()> {
-        check_request(&self.collection.store, &self.key, self.actor.as_ref())?;
-        let versions = |precondition: &Precondition| precondition.versions().len();
-        let most = self.preconditions.iter().map(versions).max().unwrap_or(0);
-        self.collection.store.limits.check(Limit::PreconditionVersions, most)
+        check_request(self.collection, &self.key, self.actor.as_ref())?;
+        let count = |precondition: &Precondition| precondition.versions().len().max(1);
+        let named = self.preconditions.iter().map(count).sum();
+        let place = || self.collection.place(&self.key);
+        self.collection.store.limits.check(Limit::Preconditions, named, place)
     }
 
     fn attempt(self, by_future: bool) -> Result<Attempt<V>>
@@ -362,9 +362,15 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
 ///
 /// # Errors
 /// [`Limit`](crate::Error::Limit).
-pub(crate) fn check_request(store: &Inner, key: &[u8], actor: Option<&Actor>) -> Result<()> {
-    store.limits.check(Limit::KeyBytes, key.len())?;
-    store.limits.check(Limit::ActorBytes, actor.map_or(0, |actor| actor.as_str().len()))
+pub(crate) fn check_request<K: Key, V: Send + Sync + 'static>(
+    collection: &Collection<K, V>,
+    key: &[u8],
+    actor: Option<&Actor>,
+) -> Result<()> {
+    let limits = &collection.store.limits;
+    limits.check(Limit::KeyBytes, key.len(), || collection.name().to_owned())?;
+    let actor = actor.map_or(0, |actor| actor.as_str().len());
+    limits.check(Limit::ActorBytes, actor, || collection.place(key))
 }
 
 /// What a kind of write returns. Sealed.
@@ -422,6 +428,12 @@ where
         Attempt::Refused(refused) => {
             Err(refused.into_conflict::<K>(&collection.store, &collection.state, key, None))
         }
+    }
+}
+
+impl<K, V, O> fmt::Debug for WriteFuture<'_, K, V, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteFuture").finish_non_exhaustive()
     }
 }
 

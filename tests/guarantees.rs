@@ -74,14 +74,13 @@ fn g1_no_increment_is_lost() {
     everywhere(|configuration, store| {
         let counters = store.collection::<String, u64>("counters").unwrap();
         counters.create("n", 0).commit().unwrap();
-        let patient = RetryPolicy::default();
+        let budget = Duration::from_secs(600);
+        let patient = RetryPolicy { attempts: u32::MAX, budget, ..RetryPolicy::default() };
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let mut policy = patient.clone();
-                    (policy.attempts, policy.budget) = (u32::MAX, Duration::from_secs(600));
                     for _ in 0..50 {
-                        let update = counters.update("n", |n| *n += 1).retry(policy.clone());
+                        let update = counters.update("n", |n| *n += 1).retry(patient.clone());
                         update.commit().unwrap();
                     }
                 });
@@ -246,8 +245,7 @@ fn g7_update_is_bounded_and_tells_what_it_spent() {
         let overtake = || {
             shifts.put("s", text("other")).unconditional().commit().unwrap();
         };
-        let mut policy = RetryPolicy::default();
-        policy.attempts = 4;
+        let policy = RetryPolicy { attempts: 4, ..RetryPolicy::default() };
         let update = shifts.update("s", |_| overtake()).retry(policy.clone());
         let refused = conflict(update.commit().unwrap_err());
         assert_eq!(refused.reason(), Reason::Contended);
@@ -416,7 +414,7 @@ fn g12_limits_are_typed_and_nothing_is_written() {
     everywhere(|configuration, store| {
         let shifts = shifts(&store);
         let limit = |result: ifmatch::Result<_>| match result {
-            Err(Error::Limit { limit, allowed, actual }) => (limit, allowed, actual),
+            Err(Error::Limit { limit, allowed, actual, .. }) => (limit, allowed, actual),
             other => panic!("{}: {other:?}", configuration.name),
         };
         let long = "k".repeat(513);

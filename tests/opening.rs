@@ -14,7 +14,7 @@ const SEGMENT: &str = "00000000000000000001.log";
 
 /// Opening fails with an error whose message names the path and says what to do.
 fn refusal(path: &Path) -> Error {
-    let error = Store::open(path).err().expect("it does not open");
+    let error = Store::open(path).expect_err("it does not open");
     let message = error.to_string();
     assert!(message.contains(path.to_str().unwrap()), "{message}");
     assert!(message.contains("; "), "no remedy: {message}");
@@ -215,8 +215,7 @@ fn a_torn_tail_full_of_would_be_frames_is_read_in_time() {
 #[test]
 fn g12_deletions_are_forgotten_in_order_over_a_restart() {
     let disk = MemoryDisk::new();
-    let mut limits = ifmatch::Limits::default();
-    limits.deletions = 4;
+    let limits = ifmatch::Limits { deletions: 4, ..ifmatch::Limits::default() };
     let open = || {
         let builder = Store::builder().stripes(1).limits(limits.clone());
         let store = builder.open_on(Arc::new(disk.clone())).unwrap();

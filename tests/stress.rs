@@ -8,9 +8,8 @@ use ifmatch::{RetryPolicy, Store};
 
 /// The default budget is for callers who would rather give up; here all must land.
 fn patient() -> RetryPolicy {
-    let mut policy = RetryPolicy::default();
-    (policy.attempts, policy.budget) = (u32::MAX, Duration::from_secs(3_600));
-    policy
+    let budget = Duration::from_secs(3_600);
+    RetryPolicy { attempts: u32::MAX, budget, ..RetryPolicy::default() }
 }
 
 fn increments(name: &str, store: &Store, threads: u64, each: u64) {

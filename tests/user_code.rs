@@ -175,9 +175,9 @@ fn closing_wakes_an_update_that_pauses() {
     let store = Store::in_memory();
     let map = store.collection::<u64, u64>("map").unwrap();
     map.create(1, 0).commit().unwrap();
-    let mut policy = RetryPolicy::default();
-    (policy.pause_min, policy.pause_max) = (Duration::from_secs(3_600), Duration::from_secs(3_600));
-    policy.budget = Duration::from_secs(36_000);
+    let (hour, budget) = (Duration::from_secs(3_600), Duration::from_secs(36_000));
+    let attempts = u32::MAX;
+    let policy = RetryPolicy { pause_min: hour, pause_max: hour, budget, attempts };
     let overtaken = |value: &mut u64| {
         let _ = map.put(1, *value + 1).unconditional().commit();
     };

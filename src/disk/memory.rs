@@ -38,6 +38,12 @@ struct State {
     holder: std::sync::Weak<()>,
 }
 
+impl std::fmt::Debug for MemoryDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryDisk").finish_non_exhaustive()
+    }
+}
+
 type Node = Arc<Mutex<Content>>;
 
 #[derive(Default)]

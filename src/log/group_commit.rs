@@ -112,14 +112,17 @@ impl Log {
     /// whether anybody waits or not.
     ///
     /// # Errors
-    /// [`Error::Closed`] and [`Error::Poisoned`]; nothing was appended then.
+    /// [`Error::Closed`] and [`Error::Poisoned`], and what `check` says to the bytes that are
+    /// pending already; nothing was appended then.
     pub(crate) fn append(
         &self,
         now: Timestamp,
         by_future: bool,
+        check: impl FnOnce(usize) -> Result<()>,
         payload: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Stamp> {
         let mut open = self.open.lock();
+        check(open.frame.len())?;
         match &open.refusal {
             None => {}
             Some(Refusal::Closed) => return Err(Error::Closed),
