@@ -105,8 +105,8 @@ where
             return true;
         }
         let out_of_patience = self.store().clock.monotonic() >= until;
-        if out_of_patience {
-            self.leave_queue();
+        if out_of_patience && let Some(turn) = self.turn.take() {
+            turn.give_up();
         }
         out_of_patience
     }

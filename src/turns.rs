@@ -1,7 +1,8 @@
 //! Turns: callers that keep losing on one key queue up and go one after the other (G7).
 //!
 //! A turn is advice, not a lock: plain writes do not ask for one, and nobody waits for one
-//! longer than [`PATIENCE`]. It is passed on when it is dropped.
+//! longer than [`PATIENCE`]. It is passed on when it is dropped, or when somebody has waited that
+//! long for the same holder: a future that holds it may never be polled again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,13 +28,13 @@ struct Shared {
     queues: Mutex<HashMap<Place, Queue, foldhash::fast::RandomState>>,
     /// How many queues there are, so that nobody locks while there is none.
     contended: AtomicU64,
+    /// Counts the turns of all keys: a late comer is never taken for another.
+    last_number: AtomicU64,
 }
 
-#[derive(Default)]
 struct Queue {
     holder: u64,
     waiting: VecDeque<(u64, Option<Waker>)>,
-    last_number: u64,
 }
 
 /// A place in the queue of a key, in order of arrival. Leaves it when dropped.
@@ -41,12 +42,17 @@ pub(crate) struct Turn {
     shared: Arc<Shared>,
     place: Place,
     number: u64,
+    /// Whose turn it was when this one joined.
+    holder_then: u64,
 }
 
 impl Turns {
     pub(crate) fn new() -> Turns {
-        let shared =
-            Shared { queues: Mutex::new(HashMap::default()), contended: AtomicU64::new(0) };
+        let shared = Shared {
+            queues: Mutex::new(HashMap::default()),
+            contended: AtomicU64::new(0),
+            last_number: AtomicU64::new(0),
+        };
         Turns { shared: Arc::new(shared) }
     }
 
@@ -58,17 +64,17 @@ impl Turns {
 
     /// Queues up.
     pub(crate) fn join(&self, place: Place) -> Turn {
+        let number = self.shared.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         let mut queues = self.shared.queues.lock();
-        let queue = queues.entry(place).or_default();
-        queue.last_number += 1;
-        let number = queue.last_number;
-        if queue.holder == 0 {
-            queue.holder = number;
+        let queue = queues.entry(place).or_insert_with(|| {
             self.shared.contended.fetch_add(1, Ordering::Relaxed);
-        } else {
+            Queue { holder: number, waiting: VecDeque::new() }
+        });
+        if queue.holder != number {
             queue.waiting.push_back((number, None));
         }
-        Turn { shared: Arc::clone(&self.shared), place, number }
+        let holder_then = queue.holder;
+        Turn { shared: Arc::clone(&self.shared), place, number, holder_then }
     }
 }
 
@@ -87,27 +93,46 @@ impl Turn {
             None => Poll::Ready(()),
         }
     }
+
+    /// Gives up waiting. If nobody has moved meanwhile, the holder is taken for gone.
+    pub(crate) fn give_up(self) {
+        self.shared.pass_on(self.place, self.holder_then);
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut queues = self.shared.queues.lock();
-        let Some(queue) = queues.get_mut(&self.place) else { return };
-        let left = if queue.holder != self.number {
-            let place = queue.waiting.iter().position(|(number, _)| *number == self.number);
-            place.and_then(|place| queue.waiting.remove(place)).and_then(|(_, waker)| waker)
-        } else if let Some((next, waker)) = queue.waiting.pop_front() {
-            queue.holder = next;
-            drop(queues);
-            wake_all(waker);
-            return;
-        } else {
-            queues.remove(&self.place);
-            self.shared.contended.fetch_sub(1, Ordering::Relaxed);
-            None
-        };
+        if !self.shared.pass_on(self.place, self.number) {
+            self.shared.leave(self.place, self.number);
+        }
+    }
+}
+
+impl Shared {
+    fn leave(&self, place: Place, number: u64) {
+        let mut queues = self.queues.lock();
+        let Some(queue) = queues.get_mut(&place) else { return };
+        let at = queue.waiting.iter().position(|(waiting, _)| *waiting == number);
+        let left = at.and_then(|at| queue.waiting.remove(at));
         drop(queues);
         drop(left);
+    }
+
+    /// Ends the turn of `holder`. `false` if it is not its turn.
+    fn pass_on(&self, place: Place, holder: u64) -> bool {
+        let mut queues = self.queues.lock();
+        let Some(queue) = queues.get_mut(&place).filter(|queue| queue.holder == holder) else {
+            return false;
+        };
+        let Some((next, waker)) = queue.waiting.pop_front() else {
+            queues.remove(&place);
+            self.contended.fetch_sub(1, Ordering::Relaxed);
+            return true;
+        };
+        queue.holder = next;
+        drop(queues);
+        wake_all(waker);
+        true
     }
 }
 
@@ -132,6 +157,36 @@ mod tests {
         assert!(ready(&third));
         drop(third);
         assert!(!turns.is_contended(place));
+    }
+
+    #[test]
+    fn g7_a_holder_that_never_moves_is_passed_over() {
+        let turns = Turns::new();
+        let place = (1, 7);
+        let stuck = turns.join(place);
+        let (second, third) = (turns.join(place), turns.join(place));
+        second.give_up();
+        assert!(third.poll(Waker::noop()).is_ready());
+        // It comes back too late to matter.
+        let fourth = turns.join(place);
+        drop(stuck);
+        assert!(fourth.poll(Waker::noop()).is_pending());
+        drop(third);
+        assert!(fourth.poll(Waker::noop()).is_ready());
+        drop(fourth);
+        assert!(!turns.is_contended(place));
+    }
+
+    #[test]
+    fn g7_a_holder_that_moves_is_not_passed_over() {
+        let turns = Turns::new();
+        let place = (1, 7);
+        let (first, second) = (turns.join(place), turns.join(place));
+        let (third, fourth) = (turns.join(place), turns.join(place));
+        drop(first);
+        third.give_up();
+        assert!(second.poll(Waker::noop()).is_ready());
+        assert!(fourth.poll(Waker::noop()).is_pending());
     }
 
     #[test]
