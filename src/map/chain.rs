@@ -61,7 +61,7 @@ struct Pending<V> {
 }
 
 /// States taken out of a slot, to be dropped when no lock is held: dropping runs user code.
-pub(crate) type Garbage<V> = smallvec::SmallVec<[State<V>; 4]>;
+pub(crate) type Garbage<V> = smallvec::SmallVec<[State<V>; 2]>;
 
 impl<V> Slot<V> {
     pub(crate) fn new(key: KeyBuf) -> Slot<V> {
