@@ -42,7 +42,7 @@ pub(crate) enum Phase<V> {
     /// Wait for the turn, but no longer than `until`.
     Turn { until: Duration },
     /// Wait `until` then, to let others pass.
-    Pause { until: Duration, seen: Option<State<V>> },
+    Pause { until: Duration },
     /// Attempt the change on the entity that the last attempt lost to, or on the newest.
     Try(Option<State<V>>),
     /// Answer, as soon as `rests_on` is durable; then drop what was replaced.
@@ -122,6 +122,7 @@ where
     /// What keeps the change from being tried at all.
     pub(crate) fn attempt(&mut self, seen: Option<State<V>>) -> Result<Phase<V>> {
         let (store, state) = (self.store(), &self.collection.state);
+        store.durable()?;
         let seen = seen.unwrap_or_else(|| state.map.newest(self.hash, &self.key));
         self.attempts.count += 1;
         let step = {
@@ -193,8 +194,7 @@ where
             return self.queue_up();
         }
         let until = self.attempts.pause(self.store());
-        // What was seen would be old after a pause.
-        Phase::Pause { until, seen: None }
+        Phase::Pause { until }
     }
 
     fn queue_up(&mut self) -> Phase<V> {

@@ -190,10 +190,10 @@ where
                     }
                     Phase::Try(None)
                 }
-                Phase::Pause { until, seen } => {
+                Phase::Pause { until } => {
                     let now = store.clock.monotonic();
                     store.clock.sleep(until.saturating_sub(now));
-                    Phase::Try(seen)
+                    Phase::Try(None)
                 }
                 Phase::Try(seen) => run.attempt(seen)?,
                 Phase::Answer { answer, rests_on, garbage: _garbage } => {
@@ -334,10 +334,10 @@ where
                 wake_at(until);
                 Advance::Wait(phase)
             }
-            Phase::Pause { until, seen } if store.clock.monotonic() >= until => {
-                Advance::Next(Phase::Try(seen))
+            Phase::Pause { until } if store.clock.monotonic() >= until => {
+                Advance::Next(Phase::Try(None))
             }
-            Phase::Pause { until, .. } => {
+            Phase::Pause { until } => {
                 wake_at(until);
                 Advance::Wait(phase)
             }

@@ -470,6 +470,8 @@ fn a_closed_store_says_so() {
         assert!(matches!(shifts.get("s"), Err(Error::Closed)));
         assert!(matches!(shifts.put("s", text("")).if_exists().commit(), Err(Error::Closed)));
         assert!(matches!(block_on(shifts.update("s", String::clear)), Err(Error::Closed)));
+        assert!(matches!(shifts.create("s", text("")).commit(), Err(Error::Closed)));
+        assert!(matches!(shifts.compute("t", |_| Compute::Abort).commit(), Err(Error::Closed)));
         assert!(matches!(shifts.iter().next(), Some(Err(Error::Closed))));
         store.close().unwrap();
     });

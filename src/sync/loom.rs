@@ -112,25 +112,6 @@ pub(crate) fn hash_seed() -> u64 {
 }
 
 loom::thread_local! {
-    static USER_CODE: Cell<u32> = Cell::new(0);
-}
-
-/// Marks that the calling thread runs a closure of the caller's.
-pub(crate) struct UserCode(());
-
-impl UserCode {
-    pub(crate) fn enter() -> UserCode {
-        USER_CODE.with(|depth| depth.set(depth.get() + 1));
-        UserCode(())
-    }
-
-    pub(crate) fn is_running() -> bool {
-        USER_CODE.with(|depth| depth.get() > 0)
-    }
-}
-
-impl Drop for UserCode {
-    fn drop(&mut self) {
-        USER_CODE.with(|depth| depth.set(depth.get() - 1));
-    }
+    /// How many closures of the caller's the thread is in.
+    pub(super) static USER_CODE: Cell<u32> = Cell::new(0);
 }

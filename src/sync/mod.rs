@@ -14,8 +14,8 @@ mod loom;
 use self::loom as imp;
 
 pub(crate) use imp::{
-    AtomicBool, AtomicU64, Condvar, Mutex, Ordering, RwLock, RwLockWriteGuard, UserCode, hash_seed,
-    parker, spawn,
+    AtomicBool, AtomicU64, Condvar, Mutex, Ordering, RwLock, RwLockWriteGuard, hash_seed, parker,
+    spawn,
 };
 
 /// Wakes all, with no lock held. A waker runs code of the caller's runtime: one that panics must
@@ -23,5 +23,25 @@ pub(crate) use imp::{
 pub(crate) fn wake_all(wakers: impl IntoIterator<Item = std::task::Waker>) {
     for waker in wakers {
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake()));
+    }
+}
+
+/// Marks that the calling thread runs a closure of the caller's.
+pub(crate) struct UserCode(());
+
+impl UserCode {
+    pub(crate) fn enter() -> UserCode {
+        imp::USER_CODE.with(|depth| depth.set(depth.get() + 1));
+        UserCode(())
+    }
+
+    pub(crate) fn is_running() -> bool {
+        imp::USER_CODE.with(|depth| depth.get() > 0)
+    }
+}
+
+impl Drop for UserCode {
+    fn drop(&mut self) {
+        imp::USER_CODE.with(|depth| depth.set(depth.get() - 1));
     }
 }
