@@ -263,7 +263,9 @@ impl Log {
     fn hand_over(&self, writer: SegmentWriter, durable: u64, spare: Vec<u8>) {
         let mut queue = self.queue.lock();
         queue.writer = Some(writer);
-        queue.spare = spare;
+        if spare.capacity() <= 2 * FRAME_BYTES {
+            queue.spare = spare;
+        }
         self.durable.store(durable, Ordering::Release);
         let mut covered = queue.thin_out(|waiter| waiter.version <= durable);
         let next_leader = queue.waiters.iter().find(|waiter| waiter.can_lead);
