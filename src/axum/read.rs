@@ -56,7 +56,7 @@ impl Service {
         let tag = self.tag(entity.version());
         match conditions.evaluate(request.method(), lineage, Some(current)) {
             Verdict::Proceed => Ok(response::document(StatusCode::OK, tag, &entity)),
-            Verdict::NotModified => Ok(response::not_modified(tag)),
+            Verdict::NotModified => Ok(response::not_modified(tag, &entity)),
             Verdict::PreconditionFailed => {
                 Err(Problem::failed_read(&conditions, lineage, current).on(collection, key))
             }

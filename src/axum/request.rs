@@ -1,13 +1,12 @@
 //! What a write request asks for, read from its headers, its query and its body.
 
-use std::time::Duration;
-
 use ::axum::body::Bytes;
 use ::axum::extract::{FromRequest, Request};
 use ::http::StatusCode;
-use ::http::header::{self, HeaderMap};
+use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::request::Parts;
 
+use super::RouterOptions;
 use super::path::{malformed, parameters};
 use crate::http::{Conditions, Document, Problem, ProblemReason};
 use crate::precondition::Precondition;
@@ -77,18 +76,23 @@ pub(super) fn conditions(headers: &HeaderMap) -> Result<Conditions, Problem> {
 /// # Errors
 /// 415.
 pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let coding = headers.get(header::CONTENT_ENCODING).map(|coding| coding.as_bytes());
-    if !matches!(coding, None | Some(b"identity")) {
+    let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
         let detail = "send the body without a content coding";
         return Err(Problem::new(ProblemReason::UnsupportedMediaType, detail));
     }
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = media_type.unwrap_or_default().split(';').next().unwrap_or_default();
-    let essence = essence.trim().to_ascii_lowercase();
-    if essence == "application/json" || (essence.contains('/') && essence.ends_with("+json")) {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let only = types.next().filter(|_| types.next().is_none());
+    let media_type = only.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    // A patch is JSON too, but stored as the document it would replace it.
+    let is_patch = essence.ends_with("patch+json");
+    if essence == "application/json"
+        || (essence.contains('/') && essence.ends_with("+json") && !is_patch)
+    {
         return Ok(());
     }
-    let detail = "send the document with Content-Type: application/json";
+    let detail = "send the document with one Content-Type: application/json";
     Err(Problem::new(ProblemReason::UnsupportedMediaType, detail))
 }
 
@@ -98,8 +102,14 @@ pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
 /// 413, 408, and 400 if it is no JSON.
 pub(super) async fn document(
     request: Request,
-    timeout: Option<Duration>,
+    options: &RouterOptions,
 ) -> Result<Document, Problem> {
+    let (most, timeout) = (options.body_limit, options.body_timeout);
+    // What announces itself as too large is refused before it is sent.
+    if ::axum::body::HttpBody::size_hint(request.body()).lower() > most as u64 {
+        let detail = "the body is larger than this server takes";
+        return Err(Problem::new(ProblemReason::TooLarge, detail));
+    }
     let body = Bytes::from_request(request, &());
     let body = match timeout {
         None => body.await,

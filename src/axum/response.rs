@@ -32,8 +32,9 @@ pub(super) fn minimal(status: StatusCode, tag: EntityTag, entity: &Entity<Docume
 }
 
 /// 304: the caller has the document already.
-pub(super) fn not_modified(tag: EntityTag) -> Response {
+pub(super) fn not_modified(tag: EntityTag, entity: &Entity<Document>) -> Response {
     let mut response = empty(StatusCode::NOT_MODIFIED);
+    response.headers_mut().insert(header::CONTENT_LENGTH, entity.json().len().into());
     insert_tag(response.headers_mut(), tag);
     revalidate(response.headers_mut());
     response

@@ -26,7 +26,7 @@ impl Service {
         let intent = Intent::of(&parts)?;
         expect_json(&parts.headers)?;
         let preconditions = self.required(&intent)?;
-        let value = document(Request::from_parts(parts, body), self.options.body_timeout).await?;
+        let value = document(Request::from_parts(parts, body), &self.options).await?;
         let written = self.write(collection, key, value, &intent, preconditions).await?;
         Ok(self.written(&written, &intent, path))
     }
@@ -44,7 +44,7 @@ impl Service {
         expect_json(&parts.headers)?;
         let mut preconditions = intent.preconditions(self.store.lineage());
         preconditions.push(Precondition::Absent);
-        let value = document(Request::from_parts(parts, body), self.options.body_timeout).await?;
+        let value = document(Request::from_parts(parts, body), &self.options).await?;
         let key = Uuid::now_v7().to_string();
         let written = self.write(collection, &key, value, &intent, preconditions).await?;
         Ok(self.written(&written, &intent, &format!("{path}/{key}")))

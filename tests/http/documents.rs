@@ -112,3 +112,31 @@ fn a_nested_router_knows_where_it_is() {
     assert_eq!(client.get("/store/unknown").reason(), "not_found");
     assert_eq!(client.get("/").text(), "the embedding program");
 }
+
+#[test]
+fn what_is_not_plainly_one_json_document_is_refused() {
+    let client = Client::in_memory();
+    for headers in [
+        vec![("content-type", "application/merge-patch+json")],
+        vec![("content-type", "application/json-patch+json")],
+        vec![JSON, ("content-type", "text/plain")],
+        vec![JSON, ("content-encoding", "gzip")],
+        vec![JSON, ("content-encoding", "identity"), ("content-encoding", "gzip")],
+    ] {
+        let headers: Vec<_> = headers.into_iter().chain([ABSENT]).collect();
+        assert_eq!(client.call("PUT", PATH, &headers, "{}").status, 415, "{headers:?}");
+    }
+    let plain = [JSON, ABSENT, ("content-encoding", "Identity")];
+    assert_eq!(client.call("PUT", PATH, &plain, "{}").status, 201);
+}
+
+#[test]
+fn a_304_never_claims_another_length_than_the_document_has() {
+    let client = Client::in_memory();
+    let tag = client.overwrite(PATH, "[1, 2]");
+    for method in ["GET", "HEAD"] {
+        let answer = client.call(method, PATH, &[("if-none-match", &tag)], "");
+        assert_eq!((answer.status, answer.body.len()), (304, 0));
+        assert_eq!(answer.header("content-length"), "6", "{method}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -10,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 /// How long the headers of a request may take to arrive, and an idle connection is kept.
@@ -23,6 +25,10 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How long to wait when no connection can be taken: file descriptors have to come free first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The most connections at a time. Most systems lend a process 1,024 file descriptors, and the
+/// store needs some: without one for its next segment it stops writing for good.
+const CONNECTIONS: usize = 900;
 
 /// Serves until SIGTERM or Ctrl-C; then finishes what is in flight. Calls `ready` once
 /// connections are taken and signals heard.
@@ -39,8 +45,13 @@ pub(crate) async fn serve(
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
     let connections = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     ready();
     loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = &mut stop => break,
+        };
         let stream = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut stop => break,
@@ -57,6 +68,7 @@ pub(crate) async fn serve(
         tokio::spawn(async move {
             // A connection that breaks is its client's affair.
             let _ = connection.await;
+            drop(place);
         });
     }
     drop(listener);
