@@ -165,11 +165,6 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
         })
     }
 
-    /// Where something is, for messages.
-    pub(crate) fn place(&self, key: &[u8]) -> String {
-        format!("{}/{}", self.state.name, text_of::<K>(key))
-    }
-
     fn visible(&self, key: &[u8]) -> Result<Option<Arc<Record<V>>>> {
         let (map, durable) = (&self.state.map, self.store.durable()?);
         Ok(map.visible(map.hash(key), key, durable))
@@ -254,6 +249,11 @@ impl<K: Key, V: Send + Sync + 'static> Iterator for Range<K, V> {
 }
 
 impl<V> CollectionState<V> {
+    /// Where something is, for messages.
+    pub(crate) fn place<K: Key>(&self, key: &[u8]) -> String {
+        format!("{}/{}", self.name, text_of::<K>(key))
+    }
+
     /// The collection with what is stored of it, decoded.
     ///
     /// # Errors
@@ -275,12 +275,12 @@ impl<V> CollectionState<V> {
         // In the order of the commits, so that the oldest deletions are the first forgotten.
         entries.sort_unstable_by_key(|(_, stored)| stored.version());
         for (key, stored) in entries {
-            state.place::<K>(key, stored)?;
+            state.restore::<K>(key, stored)?;
         }
         Ok(state)
     }
 
-    fn place<K: Key>(&self, key: &KeyBuf, stored: &Stored) -> Result<()>
+    fn restore<K: Key>(&self, key: &KeyBuf, stored: &Stored) -> Result<()>
     where
         V: DeserializeOwned,
     {

@@ -116,7 +116,7 @@ impl<V: Serialize + DeserializeOwned> Prepared<V> {
                 key: text_of::<K>(key),
                 detail,
             })?;
-            let place = || format!("{}/{}", collection.name, text_of::<K>(key));
+            let place = || collection.place::<K>(key);
             store.limits.check(Limit::ValueBytes, encoded.len(), place)?;
         }
         Ok(Prepared { change: Change::Put { record, encoded }, actor })
@@ -148,10 +148,8 @@ impl<V> CollectionState<V> {
             let decided_at = store.now();
             return Ok(Attempt::Refused(Refused { unmet, newest, decided_at, change }));
         }
-        let check = |pending| {
-            let place = || format!("{}/{}", self.name, text_of::<K>(key));
-            store.limits.check(Limit::PendingBytes, pending, place)
-        };
+        let check =
+            |pending| store.limits.check(Limit::PendingBytes, pending, || self.place::<K>(key));
         let payload = |bytes: &mut Vec<u8>| self.log::<K>(bytes, key, &change, actor.as_ref());
         let stamp = store.journal.append(&*store.clock, by_future, check, payload)?;
         let (state, written) = change.land(newest, stamp, actor);

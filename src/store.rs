@@ -314,7 +314,7 @@ impl Registry {
 }
 
 /// 1 to 64 characters of `a-z`, `0-9`, `_` and `-`.
-fn is_collection_name(name: &str) -> bool {
+pub(crate) fn is_collection_name(name: &str) -> bool {
     let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
     (1..=64).contains(&name.len()) && name.bytes().all(allowed)
 }

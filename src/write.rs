@@ -341,7 +341,7 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
         check_request(self.collection, &self.key, self.actor.as_ref())?;
         let count = |precondition: &Precondition| precondition.versions().len().max(1);
         let named = self.preconditions.iter().map(count).sum();
-        let place = || self.collection.place(&self.key);
+        let place = || self.collection.state.place::<K>(&self.key);
         self.collection.store.limits.check(Limit::Preconditions, named, place)
     }
 
@@ -370,7 +370,7 @@ pub(crate) fn check_request<K: Key, V: Send + Sync + 'static>(
     let limits = &collection.store.limits;
     limits.check(Limit::KeyBytes, key.len(), || collection.name().to_owned())?;
     let actor = actor.map_or(0, |actor| actor.as_str().len());
-    limits.check(Limit::ActorBytes, actor, || collection.place(key))
+    limits.check(Limit::ActorBytes, actor, || collection.state.place::<K>(key))
 }
 
 /// What a kind of write returns. Sealed.

@@ -3,6 +3,7 @@
 use percent_encoding::percent_decode_str;
 
 use crate::http::{Problem, ProblemReason};
+use crate::store::is_collection_name;
 
 /// The most bytes of a key.
 const KEY_BYTES: usize = 512;
@@ -80,8 +81,7 @@ pub(super) fn malformed(detail: impl Into<String>) -> Problem {
 /// so that reading under a bad name is no mere 404.
 fn named(segment: &str) -> Result<String, Problem> {
     let name = decode(segment)?;
-    let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
-    if (1..=64).contains(&name.len()) && name.bytes().all(allowed) {
+    if is_collection_name(&name) {
         return Ok(name);
     }
     Err(malformed("a collection's name is 1 to 64 characters of a-z, 0-9, _ and -"))
