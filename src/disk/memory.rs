@@ -126,6 +126,18 @@ impl Disk for MemoryDisk {
         Ok(node.ok_or(io::ErrorKind::NotFound)?.lock().bytes.clone())
     }
 
+    fn read_at(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = self.read(name)?;
+        let offset = usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()));
+        bytes.drain(..offset);
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        self.read(name).map(|bytes| bytes.len() as u64)
+    }
+
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let node = Node::default();
         self.state.lock().names.insert(name.to_owned(), Arc::clone(&node));
@@ -137,6 +149,10 @@ impl Disk for MemoryDisk {
         let node = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), node);
         Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.state.lock().names.remove(name).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn sync_names(&self) -> io::Result<()> {

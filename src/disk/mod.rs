@@ -34,6 +34,18 @@ pub trait Disk: Send + Sync + 'static {
     /// What the system says; [`io::ErrorKind::NotFound`] if there is no such file.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
+    /// Up to `len` bytes of a file from `offset` on; fewer where it ends.
+    ///
+    /// # Errors
+    /// As [`read`](Disk::read).
+    fn read_at(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+
+    /// Bytes of a file.
+    ///
+    /// # Errors
+    /// As [`read`](Disk::read).
+    fn len(&self, name: &str) -> io::Result<u64>;
+
     /// Creates a file, or empties it.
     ///
     /// # Errors
@@ -45,6 +57,12 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// As [`read`](Disk::read).
+    fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Makes created, renamed and removed names durable.
     ///

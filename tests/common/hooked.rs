@@ -44,6 +44,14 @@ impl Disk for Hooked {
         self.disk.read(name)
     }
 
+    fn read_at(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        self.disk.read_at(name, offset, len)
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        self.disk.len(name)
+    }
+
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         (self.hook)(Call::Create(name))?;
         Ok(Box::new(HookedFile { file: self.disk.create(name)?, hook: Arc::clone(&self.hook) }))
@@ -51,6 +59,10 @@ impl Disk for Hooked {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
     }
 
     fn sync_names(&self) -> io::Result<()> {
