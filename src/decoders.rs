@@ -53,7 +53,11 @@ pub fn decode_key<K: Key>(bytes: &[u8]) -> Option<String> {
 
 /// A segment with a valid header and `rest` after it.
 pub fn segment_with(rest: &[u8]) -> Vec<u8> {
-    let mut image = IMAGE.encode().to_vec();
+    image_of(&IMAGE, rest)
+}
+
+fn image_of(header: &Header, rest: &[u8]) -> Vec<u8> {
+    let mut image = header.encode().to_vec();
     image.extend_from_slice(rest);
     image
 }
@@ -65,13 +69,18 @@ pub fn segment_with_frame(count: u32, body: &[u8]) -> Vec<u8> {
     segment_with(&frame.finish(IMAGE.place(segment::HEADER), 0))
 }
 
-/// A segment of one valid frame that holds a record of each payload.
-pub fn segment_with_records<'a>(payloads: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+/// A segment of one valid frame that holds a record of each payload. Who writes the payloads of
+/// a store does not know its salt; here it is given.
+pub fn segment_with_records<'a>(
+    salt: u64,
+    payloads: impl IntoIterator<Item = &'a [u8]>,
+) -> Vec<u8> {
+    let header = Header { salt, ..IMAGE };
     let mut frame = FrameBuilder::new(IMAGE.first_version, Vec::new());
     for payload in payloads {
         frame.push(Timestamp::default(), |bytes| bytes.extend_from_slice(payload));
     }
-    segment_with(&frame.finish(IMAGE.place(segment::HEADER), 0))
+    image_of(&header, &frame.finish(header.place(segment::HEADER), 0))
 }
 
 #[cfg(test)]
@@ -94,17 +103,17 @@ mod tests {
         let put = LoggedWrite { collection: 1, key: b"k", value: Some(b"v") };
         let delete = LoggedWrite { value: None, ..put };
         let (first, second) = (record(&[announced, put]), record(&[delete]));
-        assert_eq!(decode_segment(&segment_with_records([&*first, &*second])), Ok(3));
+        assert_eq!(decode_segment(&segment_with_records(7, [&*first, &*second])), Ok(3));
     }
 
     #[test]
     fn what_is_wrong_behind_the_checksums_is_found() {
         let torn = segment_with_frame(1, &[0xff; 12]);
         assert!(decode_segment(&torn).unwrap_err().contains("longer than its frame"));
-        let bad = segment_with_records([b"\x09".as_slice()]);
+        let bad = segment_with_records(7, [b"\x09".as_slice()]);
         assert!(decode_segment(&bad).unwrap_err().contains("version 1 cannot be read"));
         let unnamed = LoggedWrite { collection: CATALOG, key: b"\xff", value: None };
-        let bad = segment_with_records([&*record(&[unnamed])]);
+        let bad = segment_with_records(7, [&*record(&[unnamed])]);
         assert!(decode_segment(&bad).is_err());
     }
 }
