@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
 use crate::codec;
@@ -13,7 +14,7 @@ use crate::conflict::{Conflict, Current, Deletion, Effort, Reason};
 use crate::entity::{Actor, Entity, Metadata, Previous, Record};
 use crate::error::{Error, Limit, Result};
 use crate::key::{Key, text_of};
-use crate::log::Stamp;
+use crate::log::{Room, Stamp};
 use crate::map::{Garbage, Install, State};
 use crate::precondition::{Precondition, decide};
 use crate::record::{self, CATALOG, CatalogEntry, LoggedWrite};
@@ -25,8 +26,14 @@ use crate::write::Deleted;
 /// A change that is ready to be tried: everything that takes time has been done.
 pub(crate) struct Prepared<V> {
     change: Change<V>,
-    pub(crate) actor: Option<Actor>,
+    actor: Option<Actor>,
+    preconditions: Preconditions,
+    /// Bytes that its record takes at most; room for them has to be there.
+    pub(crate) payload: usize,
 }
+
+/// The conditions of a write; the first that does not hold is reported.
+pub(crate) type Preconditions = SmallVec<[Precondition; 1]>;
 
 enum Change<V> {
     /// The record is not shared before it is installed. `encoded` is empty in memory.
@@ -92,8 +99,15 @@ impl<V> Written<V> {
 }
 
 impl<V> Prepared<V> {
-    pub(crate) fn delete(actor: Option<Actor>) -> Prepared<V> {
-        Prepared { change: Change::Delete, actor }
+    pub(crate) fn delete<K: Key>(
+        store: &Inner,
+        collection: &CollectionState<V>,
+        key: &[u8],
+        actor: Option<Actor>,
+        preconditions: Preconditions,
+    ) -> Prepared<V> {
+        let payload = payload_at_most::<K, V>(store, collection, key, 0, actor.as_ref());
+        Prepared { change: Change::Delete, actor, preconditions, payload }
     }
 }
 
@@ -108,6 +122,7 @@ impl<V: Serialize + DeserializeOwned> Prepared<V> {
         key: &[u8],
         record: Arc<Record<V>>,
         actor: Option<Actor>,
+        preconditions: Preconditions,
     ) -> Result<Prepared<V>> {
         let mut encoded = Vec::new();
         if store.journal.keeps_records() {
@@ -119,12 +134,34 @@ impl<V: Serialize + DeserializeOwned> Prepared<V> {
             let place = || collection.place::<K>(key);
             store.limits.check(Limit::ValueBytes, encoded.len(), place)?;
         }
-        Ok(Prepared { change: Change::Put { record, encoded }, actor })
+        let value = encoded.len();
+        let payload = payload_at_most::<K, V>(store, collection, key, value, actor.as_ref());
+        let change = Change::Put { record, encoded };
+        Ok(Prepared { change, actor, preconditions, payload })
     }
 }
 
+/// Bytes that the record of one write may take.
+fn payload_at_most<K: Key, V>(
+    store: &Inner,
+    collection: &CollectionState<V>,
+    key: &[u8],
+    value: usize,
+    actor: Option<&Actor>,
+) -> usize {
+    if !store.journal.keeps_records() {
+        return 0;
+    }
+    let announcement = match collection.announced.load(Ordering::Relaxed) {
+        true => 0,
+        false => collection.name.len() + K::kind().len(),
+    };
+    let actor = actor.map_or(0, |actor| actor.as_str().len());
+    key.len() + value + actor + announcement + record::NUMBERS_AT_MOST
+}
+
 impl<V> CollectionState<V> {
-    /// Tries a change. It takes effect if and only if all preconditions hold (G1).
+    /// Tries a change for the record of which there is room. It takes effect if and only if all preconditions hold (G1).
     ///
     /// # Errors
     /// [`Error::Closed`] and [`Error::Poisoned`]; nothing was written then.
@@ -133,28 +170,27 @@ impl<V> CollectionState<V> {
         store: &Inner,
         key: &[u8],
         prepared: Prepared<V>,
-        preconditions: &[Precondition],
+        room: Room<'_>,
         by_future: bool,
     ) -> Result<Attempt<V>> {
-        let Prepared { change, actor } = prepared;
+        let Prepared { change, actor, preconditions, .. } = prepared;
         let durable = store.durable()?;
         let (mut garbage, hash) = (Garbage::new(), self.map.hash(key));
         let locked = self.map.lock(hash, key);
         let newest = locked.newest();
         let current = newest.live().map(|record| &record.metadata);
-        if let Err(unmet) = change.decide(preconditions, current) {
+        if let Err(unmet) = change.decide(&preconditions, current) {
             let newest = newest.clone();
             drop(locked);
             let decided_at = store.now();
             return Ok(Attempt::Refused(Refused { unmet, newest, decided_at, change }));
         }
-        let check =
-            |pending| store.limits.check(Limit::PendingBytes, pending, || self.place::<K>(key));
         let payload = |bytes: &mut Vec<u8>| self.log::<K>(bytes, key, &change, actor.as_ref());
-        let stamp = store.journal.append(&*store.clock, by_future, check, payload)?;
+        let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
         let (state, written) = change.land(newest, stamp, actor);
         let durable = durable.load(Ordering::Acquire);
         locked.install(state, Install { open_from: stamp.open_from, durable }, &mut garbage);
+        store.journal.appended(stamp);
         Ok(Attempt::Landed(Landed { written, garbage }))
     }
 

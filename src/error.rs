@@ -71,6 +71,14 @@ pub enum Error {
         /// What the disk said.
         source: Arc<io::Error>,
     },
+    /// The disk has no space for the write. Nothing was written, reads go on, and so do writes
+    /// as soon as there is space (G11).
+    DiskFull {
+        /// The directory of the store.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
     /// Another process, or another store in this one, has the directory open.
     InUse(PathBuf),
     /// The file system refused.
@@ -174,6 +182,7 @@ impl Error {
             Error::CollectionName(_) => 400,
             Error::Encode { .. } => 422,
             Error::Closed | Error::Poisoned { .. } => 503,
+            Error::DiskFull { .. } => 507,
             Error::Decode { .. }
             | Error::InUse(_)
             | Error::Io { .. }
@@ -216,6 +225,10 @@ impl fmt::Display for Error {
             Error::Poisoned { outcome: Outcome::NotApplied, source } => {
                 write!(f, "the disk has failed before ({source}) and writes are refused; ")?;
                 f.write_str("nothing was written; open the store again to go on")
+            }
+            Error::DiskFull { path, source } => {
+                write!(f, "there is no space for the write in {}: {source}; ", path.display())?;
+                f.write_str("nothing was written; free some space and try again")
             }
             Error::InUse(path) => {
                 write!(f, "{} is open in another store; ", path.display())?;

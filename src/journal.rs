@@ -7,7 +7,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Result};
-use crate::log::{Log, Stamp, Ticket};
+use crate::log::{Log, Room, Stamp, Ticket};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 #[allow(clippy::large_enum_variant, reason = "there is one per store")]
@@ -20,25 +20,32 @@ impl Journal {
     /// The next place in the order. `payload` writes the record, where one is kept.
     ///
     /// # Errors
-    /// [`Error::Closed`] and [`Error::Poisoned`], and what `check` says to the bytes that are
-    /// pending already; nothing was appended then.
+    /// [`Error::Closed`] and [`Error::Poisoned`]; nothing was appended then.
     pub(crate) fn append(
         &self,
         clock: &dyn Clock,
         by_future: bool,
-        check: impl FnOnce(usize) -> Result<()>,
+        room: Room<'_>,
         payload: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Stamp> {
         match self {
             Journal::Memory(counter) => counter.next(clock),
-            Journal::Log(log) => log.append(clock.now().into(), by_future, check, payload),
+            Journal::Log(log) => log.append(clock.now().into(), by_future, room, payload),
         }
     }
 
-    pub(crate) fn durable(&self) -> &AtomicU64 {
+    /// What has to be done after an append, when no stripe is locked any more.
+    pub(crate) fn appended(&self, stamp: Stamp) {
+        if let Journal::Log(log) = self {
+            log.appended(stamp);
+        }
+    }
+
+    /// The highest version that readers may see.
+    pub(crate) fn shown(&self) -> &AtomicU64 {
         match self {
-            Journal::Memory(counter) => &counter.durable,
-            Journal::Log(log) => log.durable(),
+            Journal::Memory(counter) => &counter.everything,
+            Journal::Log(log) => log.shown(),
         }
     }
 
@@ -47,34 +54,32 @@ impl Journal {
         matches!(self, Journal::Log(_))
     }
 
-    /// Blocks until there is room for one more record.
+    /// Blocks until there is room for a record with a payload of so many bytes.
     ///
     /// # Errors
-    /// [`Error::Poisoned`].
-    pub(crate) fn make_room(&self) -> Result<()> {
+    /// [`Error::DiskFull`], [`Error::Poisoned`], [`Error::Closed`] and [`Error::Limit`]; nothing
+    /// was written then.
+    pub(crate) fn reserve(&self, payload: usize) -> Result<Room<'_>> {
         match self {
-            Journal::Memory(_) => Ok(()),
-            Journal::Log(log) => match log.full() {
-                None => Ok(()),
-                Some(version) => log.wait(version).map_err(Error::nothing_written),
-            },
+            Journal::Memory(_) => Ok(Room::default()),
+            Journal::Log(log) => log.reserve(payload),
         }
     }
 
-    /// As [`make_room`](Journal::make_room), for a future.
-    pub(crate) fn poll_room(&self, ticket: &mut Ticket, waker: &Waker) -> Poll<Result<()>> {
+    /// As [`reserve`](Journal::reserve), for a future.
+    pub(crate) fn poll_reserve(
+        &self,
+        payload: usize,
+        ticket: &mut Ticket,
+        waker: &Waker,
+    ) -> Poll<Result<Room<'_>>> {
         match self {
-            Journal::Memory(_) => Poll::Ready(Ok(())),
-            Journal::Log(log) => match log.full() {
-                None => Poll::Ready(Ok(())),
-                Some(version) => {
-                    log.poll_durable(version, ticket, waker).map_err(Error::nothing_written)
-                }
-            },
+            Journal::Memory(_) => Poll::Ready(Ok(Room::default())),
+            Journal::Log(log) => log.poll_reserve(payload, ticket, waker),
         }
     }
 
-    /// Blocks until no power cut can take back what rests on `version`.
+    /// Blocks until what rests on `version` may be told.
     ///
     /// # Errors
     /// [`Error::Poisoned`].
@@ -94,7 +99,18 @@ impl Journal {
     ) -> Poll<Result<()>> {
         match self {
             Journal::Memory(_) => Poll::Ready(Ok(())),
-            Journal::Log(log) => log.poll_durable(version, ticket, waker),
+            Journal::Log(log) => log.poll_shown(version, ticket, waker),
+        }
+    }
+
+    /// Makes durable what was committed so far.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`].
+    pub(crate) fn flush(&self) -> Result<()> {
+        match self {
+            Journal::Memory(_) => Ok(()),
+            Journal::Log(log) => log.flush(),
         }
     }
 
@@ -118,7 +134,8 @@ pub(crate) struct Counter {
     last: CachePadded<AtomicU64>,
     /// Microseconds; moves in steps of at least [`TICK`].
     time: CachePadded<AtomicU64>,
-    durable: AtomicU64,
+    /// What readers may see.
+    everything: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -130,7 +147,7 @@ impl Counter {
         Counter {
             last: CachePadded::new(AtomicU64::new(0)),
             time: CachePadded::new(AtomicU64::new(0)),
-            durable: AtomicU64::new(u64::MAX),
+            everything: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
         }
     }
@@ -154,7 +171,7 @@ impl Counter {
             let version = self.last.fetch_add(1, Ordering::AcqRel) + 1;
             if self.time.load(Ordering::Relaxed) == time {
                 let written_at = Timestamp(time);
-                return Ok(Stamp { version, written_at, open_from: version });
+                return Ok(Stamp::alone(version, written_at));
             }
         }
     }

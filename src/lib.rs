@@ -84,7 +84,7 @@ pub use conflict::{Conflict, Deletion, Reason, Retry};
 pub use entity::{Actor, Entity, Metadata};
 pub use error::{Error, Limit, Outcome, Result};
 pub use key::{AsKey, AsPrefix, Key};
-pub use options::{Limits, RetryPolicy, StoreBuilder};
+pub use options::{Durability, Limits, RetryPolicy, StoreBuilder};
 pub use precondition::{Precondition, decide};
 pub use store::Store;
 pub use update::{Change, Compute, Computed, Decide, Method, TryChange, Update, UpdateFuture};

@@ -10,6 +10,7 @@ use crate::disk::Directory;
 #[cfg(any(feature = "testing", ifmatch_loom))]
 use crate::disk::Disk;
 use crate::error::{Error, Limit, Result};
+use crate::log::segment::Size;
 use crate::store::Store;
 
 /// The most stripes that a collection may have.
@@ -18,9 +19,9 @@ const STRIPES_MAX: usize = 1 << 16;
 /// No value is larger, whatever is set.
 const VALUE_BYTES_MAX: usize = 256 << 20;
 
-/// A frame is written with one call and its length has 32 bits. Writers wait long before this;
-/// only thousands of updates that all resume at once could get here.
-const PENDING_BYTES_MAX: usize = 1 << 30;
+/// A frame is written with one call and its length has 32 bits. Only many writers of very large
+/// values at once could get here.
+pub(crate) const PENDING_BYTES_MAX: usize = 1 << 30;
 
 /// The bounds of a store. Exceeding one is [`Error::Limit`], and nothing is written.
 ///
@@ -120,6 +121,35 @@ impl Default for RetryPolicy {
     }
 }
 
+/// When a write counts as durable, and is answered.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use ifmatch::{Durability, Store};
+///
+/// let every_second = Durability::Interval(Duration::from_secs(1));
+/// let store = Store::builder().durability(every_second).open("metrics")?;
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Each write is synced to the medium before it is answered, and nothing that is not durable
+    /// is shown (G3). Nothing acknowledged is lost but with the medium.
+    #[default]
+    Sync,
+    /// Writes are answered at once, and synced together at most this long after the first of
+    /// them. A crash of the process, the system or the power may take back what was written
+    /// since the last sync: the latest writes, whole commits, whichever were shown meanwhile.
+    Interval(Duration),
+    /// Writes are answered at once, handed to the system by a thread of the store's soon after,
+    /// and synced when it pleases the system, when a segment of the log is full, by
+    /// [`flush`](Store::flush) and by [`close`](Store::close). A crash of the process may take
+    /// back the last moments; a crash of the system or the power any number of the latest writes.
+    ///
+    /// Versions that were taken back are not given out again (G2).
+    None,
+}
+
 /// Settings of a store that is about to open.
 ///
 /// ```
@@ -131,7 +161,8 @@ pub struct StoreBuilder {
     pub(crate) stripes: usize,
     pub(crate) limits: Limits,
     pub(crate) retry: RetryPolicy,
-    pub(crate) segment_bytes: u64,
+    pub(crate) segment_size: Size,
+    pub(crate) durability: Durability,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: Option<u64>,
 }
@@ -142,6 +173,7 @@ impl fmt::Debug for StoreBuilder {
             .field("stripes", &self.stripes)
             .field("limits", &self.limits)
             .field("retry", &self.retry)
+            .field("durability", &self.durability)
             .finish_non_exhaustive()
     }
 }
@@ -154,7 +186,8 @@ impl Default for StoreBuilder {
             stripes: (cores * 16).next_power_of_two(),
             limits: Limits::default(),
             retry: RetryPolicy::default(),
-            segment_bytes: 64 << 20,
+            segment_size: Size::default(),
+            durability: Durability::Sync,
             clock: Arc::new(SystemClock::new()),
             seed: None,
         }
@@ -183,7 +216,21 @@ impl StoreBuilder {
 
     /// How large a file of the log grows, in bytes; 64 MiB by default, at least 4 KiB.
     pub fn segment_bytes(mut self, bytes: u64) -> StoreBuilder {
-        self.segment_bytes = bytes.max(4 << 10);
+        self.segment_size.bytes = bytes.max(4 << 10);
+        self
+    }
+
+    /// How many versions a file of the log promises to hold at most; 2^20 by default.
+    #[cfg(feature = "testing")]
+    pub fn segment_versions(mut self, versions: u64) -> StoreBuilder {
+        self.segment_size.versions = versions.max(1);
+        self
+    }
+
+    /// When a write is answered: once it is durable, unless said otherwise. In memory it makes no
+    /// difference.
+    pub fn durability(mut self, durability: Durability) -> StoreBuilder {
+        self.durability = durability;
         self
     }
 

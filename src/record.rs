@@ -8,6 +8,9 @@ use crate::log::frame::take;
 /// The reserved collection whose keys are the names of the others.
 pub(crate) const CATALOG: u32 = 0;
 
+/// Bytes that the numbers of a record of two writes take at most, its own and those of the writes.
+pub(crate) const NUMBERS_AT_MOST: usize = 100;
+
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 

@@ -9,9 +9,10 @@ use crate::conflict::Deletion;
 use crate::disk::Disk;
 use crate::entity::{Actor, Metadata, Previous};
 use crate::error::{Error, Result};
+use crate::log::SegmentWriter;
 use crate::log::frame::{LogRecord, take};
 use crate::log::reader::{Damage, Segment};
-use crate::log::segment::{self, SegmentWriter, Valid};
+use crate::log::segment::{self, Valid};
 use crate::map::KeyBuf;
 use crate::record::{self, CATALOG, CatalogEntry, LoggedWrite};
 use crate::version::{Lineage, Version};
@@ -57,7 +58,7 @@ impl Stored {
 ///
 /// # Errors
 /// [`Error::NotAStore`], [`Error::Corrupt`] and [`Error::Io`].
-pub(crate) fn recover(disk: &Arc<dyn Disk>, segment_bytes: u64) -> Result<Recovered> {
+pub(crate) fn recover(disk: &Arc<dyn Disk>, size: segment::Size) -> Result<Recovered> {
     let mut names = disk.list().map_err(|source| io_error(&**disk, "list", "", source))?;
     names.sort_unstable();
     let lineage = match disk.read(META) {
@@ -72,8 +73,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, segment_bytes: u64) -> Result<Recove
     }
     let Replay { contents, end, .. } = replay;
     let (number, next_version) = end.map_or((1, 1), |end| (end.number + 1, end.next_version));
-    let start =
-        SegmentWriter::start(Arc::clone(disk), lineage, number, next_version, segment_bytes);
+    let start = SegmentWriter::start(Arc::clone(disk), lineage, number, next_version, size);
     let writer =
         start.map_err(|source| io_error(&**disk, "create", &segment::file_name(number), source))?;
     Ok(Recovered { lineage, contents, writer, next_version })
@@ -144,7 +144,7 @@ impl Replay<'_> {
                 .map_err(|detail| corrupt(Damage { offset: segment::HEADER as u64, detail }))?;
         }
         let mut next_version = segment.next_version;
-        if last && !segment.sealed {
+        if last && !segment.closed {
             let bytes = bytes.get(..segment.valid_len).unwrap_or(bytes);
             let valid = Valid { bytes, next_version };
             next_version = segment::rewrite(self.disk, &segment.header, &valid)

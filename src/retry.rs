@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use smallvec::smallvec;
 
 use crate::collection::Collection;
 use crate::commit::{Attempt, Prepared, Refused, Written};
@@ -14,6 +15,7 @@ use crate::conflict::Effort;
 use crate::entity::{Actor, Entity, Record};
 use crate::error::{Error, Result};
 use crate::key::Key;
+use crate::log::Room;
 use crate::map::{Garbage, KeyBuf, State};
 use crate::options::RetryPolicy;
 use crate::precondition::Precondition;
@@ -43,8 +45,10 @@ pub(crate) enum Phase<V> {
     Turn { until: Duration },
     /// Wait `until` then, to let others pass.
     Pause { until: Duration },
-    /// Attempt the change on the entity that the last attempt lost to, or on the newest.
+    /// Compute the change on the entity that the last attempt lost to, or on the newest.
     Try(Option<State<V>>),
+    /// Get room for the change, then attempt it.
+    Write(Prepared<V>),
     /// Answer, as soon as `rests_on` is durable; then drop what was replaced.
     Answer { answer: Result<Computed<V>>, rests_on: u64, garbage: Garbage<V> },
 }
@@ -116,11 +120,11 @@ where
         self.turn = None;
     }
 
-    /// Computes the change on what was `seen` and tries to write it.
+    /// Computes the change on what was `seen`.
     ///
     /// # Errors
     /// What keeps the change from being tried at all.
-    pub(crate) fn attempt(&mut self, seen: Option<State<V>>) -> Result<Phase<V>> {
+    pub(crate) fn compute(&mut self, seen: Option<State<V>>) -> Result<Phase<V>> {
         let (store, state) = (self.store(), &self.collection.state);
         store.durable()?;
         let seen = seen.unwrap_or_else(|| state.map.newest(self.hash, &self.key));
@@ -139,23 +143,34 @@ where
                 return Ok(Phase::answer(answer, rests_on));
             }
         };
-        let actor = self.actor.clone();
+        let (actor, key) = (self.actor.clone(), &self.key);
+        let unchanged = smallvec![match seen.live() {
+            Some(record) => Precondition::Matches(record.metadata.version),
+            None => Precondition::Absent,
+        }];
         let prepared = match (compute, seen.live()) {
             (Compute::Put(value), _) => {
-                Prepared::put::<K>(store, state, &self.key, Record::unplaced(value), actor)?
+                let record = Record::unplaced(value);
+                Prepared::put::<K>(store, state, key, record, actor, unchanged)?
             }
-            (Compute::Delete, Some(_)) => Prepared::delete(actor),
+            (Compute::Delete, Some(_)) => {
+                Prepared::delete::<K>(store, state, key, actor, unchanged)
+            }
             (Compute::Abort, _) | (Compute::Delete, None) => {
                 let entity = seen.live().map(|record| Entity::new(Arc::clone(record)));
                 return Ok(Phase::answer(Ok(Computed::Aborted(entity)), seen.version()));
             }
         };
-        let unchanged = match seen.live() {
-            Some(record) => Precondition::Matches(record.metadata.version),
-            None => Precondition::Absent,
-        };
-        let attempt =
-            state.attempt::<K>(store, &self.key, prepared, &[unchanged], self.by_future)?;
+        Ok(Phase::Write(prepared))
+    }
+
+    /// Tries to write the change, for which there is room.
+    ///
+    /// # Errors
+    /// What keeps the change from being tried at all.
+    pub(crate) fn attempt(&mut self, prepared: Prepared<V>, room: Room<'_>) -> Result<Phase<V>> {
+        let Collection { store, state, .. } = self.collection;
+        let attempt = state.attempt::<K>(store, &self.key, prepared, room, self.by_future)?;
         Ok(self.conclude(attempt))
     }
 

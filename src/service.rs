@@ -28,16 +28,18 @@ struct State {
     stopped: bool,
     lead: bool,
     log: Weak<Log>,
-    /// By deadline; the number tells apart what is due at the same moment.
-    timers: BTreeMap<(Duration, u64), Waker>,
+    timers: BTreeMap<Due, Waker>,
     timers_set: u64,
 }
 
 /// A deadline that is being kept. Forgotten when dropped.
 pub(crate) struct Timer {
     shared: Arc<Shared>,
-    due: (Duration, u64),
+    due: Due,
 }
+
+/// A deadline; the number tells apart what is due at the same moment.
+type Due = (Duration, u64);
 
 impl Service {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Service {
@@ -63,14 +65,34 @@ impl Service {
         }
     }
 
+    /// Monotonic time.
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    /// Wakes `waker` after this time, unless the store is closed before.
+    pub(crate) fn after(&self, wait: Duration, waker: Waker) {
+        let deadline = self.now() + wait;
+        drop(self.enter(deadline, waker));
+    }
+
     /// Wakes `waker` when the monotonic clock shows `deadline`, or at once if the store is
     /// closed: `None` then.
     pub(crate) fn wake_at(&self, deadline: Duration, waker: Waker) -> Option<Timer> {
+        match self.enter(deadline, waker) {
+            Ok(due) => Some(Timer { shared: Arc::clone(&self.shared), due }),
+            Err(waker) => {
+                wake_all([waker]);
+                None
+            }
+        }
+    }
+
+    /// Gives the waker back if no deadline is kept any more.
+    fn enter(&self, deadline: Duration, waker: Waker) -> Result<Due, Waker> {
         let mut state = self.shared.state.lock();
         if state.stopped {
-            drop(state);
-            wake_all([waker]);
-            return None;
+            return Err(waker);
         }
         state.timers_set += 1;
         let due = (deadline, state.timers_set);
@@ -78,7 +100,7 @@ impl Service {
         self.start(&mut state);
         drop(state);
         self.shared.changed.notify_one();
-        Some(Timer { shared: Arc::clone(&self.shared), due })
+        Ok(due)
     }
 
     /// Ends the thread when it has led what it was asked to. No deadline is kept any more: who

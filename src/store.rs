@@ -119,11 +119,11 @@ impl Store {
             std::io::ErrorKind::WouldBlock => Error::InUse(disk.path("")),
             _ => Error::Io { action: "lock", path: disk.path("lock"), source },
         })?;
-        let recovered = recovery::recover(&disk, builder.segment_bytes)?;
+        let recovered = recovery::recover(&disk, builder.segment_size)?;
         let Recovered { lineage, contents, writer, next_version } = recovered;
         let service = Arc::new(Service::new(Arc::clone(&builder.clock)));
-        let log = Log::new(writer, next_version, contents.last_time, Arc::clone(&service));
-        let log = Arc::new(log);
+        let (time, thread) = (contents.last_time, Arc::clone(&service));
+        let log = Log::new(writer, next_version, time, thread, builder.durability, disk.path(""));
         service.attach(&log);
         Ok(Store::assemble(builder, lineage, Journal::Log(log), service, contents, Some(lock)))
     }
@@ -245,6 +245,14 @@ impl Store {
         EntityTag { lineage: self.inner.lineage, version }
     }
 
+    /// Makes durable what was committed so far, whatever the [`Durability`](crate::Durability).
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if a sync failed, now or before.
+    pub fn flush(&self) -> Result<()> {
+        self.inner.journal.flush()
+    }
+
     /// Refuses further writes, makes durable what is under way, and seals the log, so that the
     /// next open is quick. All handles are closed by it, and what is under way is answered.
     ///
@@ -262,12 +270,12 @@ impl Inner {
         self.clock.now().into()
     }
 
-    /// The highest durable version, for reads.
+    /// The highest version that counts as durable, for reads.
     pub(crate) fn durable(&self) -> Result<&AtomicU64> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
-        Ok(self.journal.durable())
+        Ok(self.journal.shown())
     }
 
     fn close(&self) -> Result<()> {

@@ -172,13 +172,12 @@ where
     /// # Errors
     /// A conflict: `absent` if `update` finds no entity, `contended` if the policy's bounds are
     /// spent. Whatever the closure refused with. [`Limit`](crate::Error::Limit),
-    /// [`Encode`](crate::Error::Encode), [`Closed`](crate::Error::Closed) and
-    /// [`Poisoned`](crate::Error::Poisoned). Nothing was written then, unless `Poisoned` says
-    /// that the outcome is unknown.
+    /// [`Encode`](crate::Error::Encode), [`DiskFull`](crate::Error::DiskFull),
+    /// [`Closed`](crate::Error::Closed) and [`Poisoned`](crate::Error::Poisoned). Nothing was
+    /// written then, unless `Poisoned` says that the outcome is unknown.
     pub fn commit(self) -> Result<M::Output> {
         let mut run = self.start(false)?;
         let store = run.store();
-        store.journal.make_room()?;
         let mut phase = run.first_phase();
         loop {
             phase = match phase {
@@ -195,7 +194,11 @@ where
                     store.clock.sleep(until.saturating_sub(now));
                     Phase::Try(None)
                 }
-                Phase::Try(seen) => run.attempt(seen)?,
+                Phase::Try(seen) => run.compute(seen)?,
+                Phase::Write(prepared) => {
+                    let room = store.journal.reserve(prepared.payload)?;
+                    run.attempt(prepared, room)?
+                }
                 Phase::Answer { answer, rests_on, garbage: _garbage } => {
                     run.leave_queue();
                     let durable = store.journal.wait(rests_on);
@@ -239,9 +242,9 @@ pub struct UpdateFuture<'a, K, V, F, M> {
     timer: Option<Timer>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a box would cost each update an allocation")]
 enum State<'a, K, V, F, M> {
     Start(Update<'a, K, V, F, M>),
-    Room(Run<'a, K, V, F, M>),
     Running(Run<'a, K, V, F, M>, Phase<V>),
     Done,
 }
@@ -261,14 +264,8 @@ where
         let this = &mut *self;
         loop {
             let next = match std::mem::replace(&mut this.state, State::Done) {
-                State::Start(update) => State::Room(update.start(true)?),
-                State::Room(mut run) => {
-                    let journal = &run.store().journal;
-                    if journal.poll_room(&mut this.ticket, context.waker())?.is_pending() {
-                        this.state = State::Room(run);
-                        return Poll::Pending;
-                    }
-                    this.ticket = Ticket::default();
+                State::Start(update) => {
+                    let mut run = update.start(true)?;
                     let phase = run.first_phase();
                     State::Running(run, phase)
                 }
@@ -343,7 +340,18 @@ where
             }
             Phase::Try(seen) => {
                 self.timer = None;
-                Advance::Next(run.attempt(seen)?)
+                Advance::Next(run.compute(seen)?)
+            }
+            Phase::Write(prepared) => {
+                let (bytes, ticket) = (prepared.payload, &mut self.ticket);
+                match store.journal.poll_reserve(bytes, ticket, context.waker()) {
+                    Poll::Ready(room) => {
+                        let next = run.attempt(prepared, room?)?;
+                        self.ticket = Ticket::default();
+                        Advance::Next(next)
+                    }
+                    Poll::Pending => Advance::Wait(Phase::Write(prepared)),
+                }
             }
             Phase::Answer { answer, rests_on, garbage } => {
                 run.leave_queue();

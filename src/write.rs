@@ -10,10 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use smallvec::SmallVec;
 
 use crate::collection::Collection;
-use crate::commit::{Attempt, Landed, Prepared, Written};
+use crate::commit::{Attempt, Landed, Preconditions, Prepared, Written};
 use crate::entity::{Actor, Entity, Record};
 use crate::error::{Limit, Result};
 use crate::key::{AsKey, Key};
@@ -77,7 +76,7 @@ struct Request<'a, K, V> {
     key: KeyBuf,
     /// The new value; `None` deletes. Allocated at once, so that moving the builder is cheap.
     record: Option<Arc<Record<V>>>,
-    preconditions: SmallVec<[Precondition; 1]>,
+    preconditions: Preconditions,
     actor: Option<Actor>,
 }
 
@@ -237,14 +236,17 @@ where
     /// # Errors
     /// [`Conflict`](crate::Error::Conflict) if a condition did not hold;
     /// [`Limit`](crate::Error::Limit), [`Encode`](crate::Error::Encode),
-    /// [`Closed`](crate::Error::Closed) and [`Poisoned`](crate::Error::Poisoned). Nothing was
-    /// written then, unless `Poisoned` says that the outcome is unknown.
+    /// [`DiskFull`](crate::Error::DiskFull), [`Closed`](crate::Error::Closed) and
+    /// [`Poisoned`](crate::Error::Poisoned). Nothing was written then, unless `Poisoned` says
+    /// that the outcome is unknown.
     pub fn commit(self) -> Result<O::Output> {
         let request = self.request;
         request.check()?;
         let (collection, key) = (request.collection, request.key.clone());
-        collection.store.journal.make_room()?;
-        let attempt = request.attempt(false)?;
+        let prepared = request.prepare()?;
+        let room = collection.store.journal.reserve(prepared.payload)?;
+        let Collection { store, state, .. } = collection;
+        let attempt = state.attempt::<K>(store, &key, prepared, room, false)?;
         let durable = collection.store.journal.wait(attempt.rests_on());
         durable.map_err(|error| attempt.lost(error))?;
         finish::<K, V, O>(collection, &key, attempt)
@@ -277,6 +279,7 @@ pub struct WriteFuture<'a, K, V, O> {
 
 enum FutureState<'a, K, V> {
     Start(Request<'a, K, V>),
+    Prepared { collection: &'a Collection<K, V>, key: KeyBuf, prepared: Prepared<V> },
     Waiting { collection: &'a Collection<K, V>, key: KeyBuf, attempt: Attempt<V> },
     Done,
 }
@@ -299,12 +302,18 @@ where
                 FutureState::Start(request) => {
                     request.check()?;
                     let (collection, key) = (request.collection, request.key.clone());
-                    let journal = &collection.store.journal;
-                    if journal.poll_room(&mut this.ticket, context.waker())?.is_pending() {
-                        this.state = FutureState::Start(request);
+                    let prepared = request.prepare()?;
+                    this.state = FutureState::Prepared { collection, key, prepared };
+                }
+                FutureState::Prepared { collection, key, prepared } => {
+                    let Collection { store, state, .. } = collection;
+                    let (bytes, ticket) = (prepared.payload, &mut this.ticket);
+                    let room = store.journal.poll_reserve(bytes, ticket, context.waker());
+                    let Poll::Ready(room) = room else {
+                        this.state = FutureState::Prepared { collection, key, prepared };
                         return Poll::Pending;
-                    }
-                    let attempt = request.attempt(true)?;
+                    };
+                    let attempt = state.attempt::<K>(store, &key, prepared, room?, true)?;
                     this.ticket = Ticket::default();
                     this.state = FutureState::Waiting { collection, key, attempt };
                 }
@@ -332,7 +341,7 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
     fn new(collection: &'a Collection<K, V>, key: impl AsKey<K>, value: Option<V>) -> Self {
         let record = value.map(Record::unplaced);
         let key = key.with_bytes(|key| KeyBuf::from(key));
-        Request { collection, key, record, preconditions: SmallVec::new(), actor: None }
+        Request { collection, key, record, preconditions: Preconditions::new(), actor: None }
     }
 
     /// # Errors
@@ -345,16 +354,20 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
         self.collection.store.limits.check(Limit::Preconditions, named, place)
     }
 
-    fn attempt(self, by_future: bool) -> Result<Attempt<V>>
+    /// Does everything that takes time.
+    ///
+    /// # Errors
+    /// [`Encode`](crate::Error::Encode) and [`Limit`](crate::Error::Limit).
+    fn prepare(self) -> Result<Prepared<V>>
     where
         V: Serialize + DeserializeOwned,
     {
-        let Collection { store, state, .. } = self.collection;
-        let prepared = match self.record {
-            Some(record) => Prepared::put::<K>(store, state, &self.key, record, self.actor)?,
-            None => Prepared::delete(self.actor),
-        };
-        state.attempt::<K>(store, &self.key, prepared, &self.preconditions, by_future)
+        let Request { collection, key, record, preconditions, actor } = self;
+        let Collection { store, state, .. } = collection;
+        match record {
+            Some(record) => Prepared::put::<K>(store, state, &key, record, actor, preconditions),
+            None => Ok(Prepared::delete::<K>(store, state, &key, actor, preconditions)),
+        }
     }
 }
 

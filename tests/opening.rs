@@ -187,7 +187,7 @@ fn g2_a_crash_while_opening_after_a_crash_gives_no_version_out_twice() {
     disk.damage(SEGMENT, |bytes| bytes[last] ^= 1);
     // The first attempt mends the segment and fails at the next.
     let failing = Hooked::new(disk.clone(), |call| match call {
-        Call::Create("00000000000000000002.log") => Err(std::io::ErrorKind::StorageFull.into()),
+        Call::Create("spare.tmp") => Err(std::io::ErrorKind::StorageFull.into()),
         _ => Ok(()),
     });
     assert!(matches!(Store::builder().open_on(Arc::new(failing)), Err(Error::Io { .. })));
@@ -200,6 +200,7 @@ fn g2_a_crash_while_opening_after_a_crash_gives_no_version_out_twice() {
 #[test]
 fn a_torn_tail_full_of_would_be_frames_is_read_in_time() {
     let disk = MemoryDisk::new();
+    let open = |disk: &MemoryDisk| Store::builder().open_on(Arc::new(disk.clone()));
     let store = open(&disk).unwrap();
     // Numbers that look like the lengths and versions of a frame at every offset: were each
     // checked whole, opening would take hours.

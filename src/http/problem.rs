@@ -130,6 +130,10 @@ impl Problem {
                 });
             }
             // The paths of a server are not its clients' business.
+            Error::DiskFull { .. } => {
+                let detail = "the server's disk is full; nothing was written, try again later";
+                detail.clone_into(&mut problem.0.detail);
+            }
             _ if problem.0.reason == ProblemReason::Internal => {
                 "the store cannot serve this; tell its operator".clone_into(&mut problem.0.detail);
             }
@@ -325,6 +329,7 @@ fn reason_of(error: &Error) -> ProblemReason {
         }
         Error::Closed => ProblemReason::Overloaded,
         Error::Poisoned { .. } => ProblemReason::Poisoned,
+        Error::DiskFull { .. } => ProblemReason::DiskFull,
         Error::Decode { .. }
         | Error::InUse(_)
         | Error::Io { .. }
@@ -338,6 +343,8 @@ fn advice(reason: ProblemReason) -> Option<Advice> {
     match reason {
         ProblemReason::PreconditionRequired => None,
         ProblemReason::Overloaded => Some(after(Duration::from_secs(1))),
+        // Somebody has to make space first.
+        ProblemReason::DiskFull => Some(after(Duration::from_secs(60))),
         ProblemReason::Conflict(Reason::StaleVersion | Reason::Deleted | Reason::Absent) => {
             Some(Advice { advice: "refetch", after_ms: None })
         }

@@ -54,6 +54,8 @@ pub enum ProblemReason {
     Overloaded,
     /// The disk failed, and writes are refused.
     Poisoned,
+    /// The disk has no space for the write.
+    DiskFull,
     /// The server failed.
     Internal,
 }
@@ -74,6 +76,7 @@ impl ProblemReason {
             ProblemReason::Limit => "limit",
             ProblemReason::Overloaded => "overloaded",
             ProblemReason::Poisoned => "poisoned",
+            ProblemReason::DiskFull => "disk_full",
             ProblemReason::Internal => "internal",
         }
     }
@@ -97,6 +100,7 @@ impl ProblemReason {
             ProblemReason::Limit => "A limit is reached",
             ProblemReason::Overloaded => "The server is overloaded or stopping",
             ProblemReason::Poisoned => "The disk has failed",
+            ProblemReason::DiskFull => "The disk is full",
             ProblemReason::Internal => "The server failed",
         }
     }
@@ -115,6 +119,7 @@ impl ProblemReason {
             ProblemReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ProblemReason::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ProblemReason::Overloaded | ProblemReason::Poisoned => StatusCode::SERVICE_UNAVAILABLE,
+            ProblemReason::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             ProblemReason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

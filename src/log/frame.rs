@@ -7,13 +7,22 @@
 use crate::clock::Timestamp;
 
 pub(crate) const HEADER: usize = 32;
-const RECORD_HEADER: usize = 12;
+pub(crate) const RECORD_HEADER: usize = 12;
 
 /// Where a frame stands: what the checksum covers besides the frame's own bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) salt: u64,
     pub(crate) offset: u64,
+}
+
+/// Why a frame has no records: all before it had been synced when it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seal {
+    /// Nothing was written for a while; more may follow.
+    Idle = 1,
+    /// The store was closed, or the segment mended: nothing follows in this segment.
+    Closed = 2,
 }
 
 /// A frame that is being filled with the records of commits.
@@ -29,6 +38,13 @@ impl FrameBuilder {
         spare.clear();
         spare.resize(HEADER, 0);
         FrameBuilder { bytes: spare, first_version, count: 0 }
+    }
+
+    /// A frame without records, after which `next_version` is due.
+    pub(crate) fn seal(next_version: u64, seal: Seal) -> FrameBuilder {
+        let mut frame = FrameBuilder::new(next_version, Vec::new());
+        frame.bytes.push(seal as u8);
+        frame
     }
 
     /// A frame of bytes that need not be records: for the fuzz targets.
@@ -131,9 +147,13 @@ impl<'a> Frame<'a> {
         self.first_version + u64::from(self.count) - 1
     }
 
-    /// An empty frame: everything before it was synced before it was written.
     pub(crate) fn is_seal(&self) -> bool {
         self.count == 0
+    }
+
+    /// Whether nothing was written after it.
+    pub(crate) fn is_end(&self) -> bool {
+        self.is_seal() && self.body == [Seal::Closed as u8]
     }
 
     /// The records in version order. `None` for one whose lengths do not add up.
@@ -194,6 +214,7 @@ mod tests {
             let read = Frame::read(&bytes, PLACE).unwrap();
             prop_assert_eq!((read.first_version, read.synced_to, read.len()), (7, 6, len));
             prop_assert_eq!(read.is_seal(), payloads.is_empty());
+            prop_assert!(!read.is_end());
             let records: Vec<_> = read.records().map(Option::unwrap).collect();
             prop_assert!(records.iter().map(|record| record.payload.to_vec()).eq(payloads));
             prop_assert!(records.iter().map(|record| record.version).eq(7..7 + len_u64(&records)));
@@ -221,6 +242,15 @@ mod tests {
 
     fn len_u64(records: &[LogRecord<'_>]) -> u64 {
         records.len() as u64
+    }
+
+    #[test]
+    fn a_seal_says_whether_more_may_follow() {
+        for (seal, end) in [(Seal::Idle, false), (Seal::Closed, true)] {
+            let bytes = FrameBuilder::seal(7, seal).finish(PLACE, 6);
+            let read = Frame::read(&bytes, PLACE).unwrap();
+            assert_eq!((read.is_seal(), read.is_end(), read.last_version()), (true, end, 6));
+        }
     }
 
     #[test]

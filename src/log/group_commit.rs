@@ -7,67 +7,73 @@
 //! Memory Database Systems, 1984, section 5.2.)
 
 use std::io;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 
 use crossbeam_utils::CachePadded;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Outcome, Result};
-use crate::log::frame::FrameBuilder;
-use crate::log::segment::SegmentWriter;
+use crate::log::frame::{FrameBuilder, Seal};
+use crate::log::room::{Budget, Room};
+use crate::log::waiters::{NEXT, Ticket, Waiters};
+use crate::log::writer::{SEAL, SegmentWriter};
+use crate::options::Durability;
 use crate::service::Service;
 use crate::sync::{AtomicU64, Mutex, Ordering, parker, wake_all};
 
-/// Whoever wants to append while the open frame is this long waits for the next one.
-const FRAME_BYTES: usize = 8 << 20;
-
 pub(crate) struct Log {
-    open: CachePadded<Mutex<Open>>,
+    pub(super) open: CachePadded<Mutex<Open>>,
     /// The highest version that no power cut can take back.
-    durable: CachePadded<AtomicU64>,
-    queue: CachePadded<Mutex<Queue>>,
-    service: Arc<Service>,
+    pub(super) durable: CachePadded<AtomicU64>,
+    /// What readers see where nothing waits to be durable.
+    everything: AtomicU64,
+    pub(super) queue: CachePadded<Mutex<Queue>>,
+    pub(super) service: Arc<Service>,
+    pub(super) durability: Durability,
+    /// The directory, for messages.
+    path: PathBuf,
+    pub(super) this: Weak<Log>,
 }
 
 /// The frame that commits are appended to. Locked under the lock of a stripe.
-struct Open {
-    frame: FrameBuilder,
+pub(super) struct Open {
+    pub(super) frame: FrameBuilder,
+    pub(super) budget: Budget,
     last_time: Timestamp,
     /// A future appended to the frame: it does not lead, so the service thread has to.
-    by_future: bool,
-    refusal: Option<Refusal>,
+    pub(super) by_future: bool,
+    /// Whoever leads next has to sync, whatever the durability.
+    pub(super) flush: bool,
+    pub(super) refusal: Option<Refusal>,
 }
 
 /// Why nothing can be appended any more.
 #[derive(Clone)]
-enum Refusal {
+pub(super) enum Refusal {
     Closed,
     Poisoned(Arc<io::Error>),
 }
 
-/// Who waits. Locked before `open`, and never while a stripe is locked.
-struct Queue {
-    /// Absent while somebody leads, and for ever after a failure.
-    writer: Option<SegmentWriter>,
-    waiters: Vec<Waiter>,
-    /// Counts the times that `waiters` was thinned out, which moves them.
-    epoch: u64,
-    poison: Option<Arc<io::Error>>,
-    /// The buffer of the last frame, to be used again.
-    spare: Vec<u8>,
-}
-
-struct Waiter {
-    version: u64,
-    waker: Waker,
-    /// A thread can lead; a future must not block.
-    can_lead: bool,
-}
-
-/// A waiter's place in the queue, so that asking again does not queue twice.
+/// Who leads and who waits. Locked before `open`, and never while a stripe is locked.
 #[derive(Default)]
-pub(crate) struct Ticket(Option<(u64, usize)>);
+pub(super) struct Queue {
+    /// Absent while somebody leads, and for ever after a failure or the end.
+    pub(super) writer: Option<SegmentWriter>,
+    pub(super) waiters: Waiters,
+    pub(super) poison: Option<Arc<io::Error>>,
+    closed: bool,
+    /// How often space was asked for in vain, and what the system said last.
+    pub(super) shortages: u64,
+    pub(super) shortage: Option<Arc<io::Error>>,
+    /// Whether a seal has been asked for, for when the log is idle.
+    pub(super) seal_due: bool,
+    /// When a frame was written last.
+    pub(super) written_at: std::time::Duration,
+    /// The buffer of the last frame, to be used again.
+    pub(super) spare: Vec<u8>,
+}
 
 /// What an append got.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +83,15 @@ pub(crate) struct Stamp {
     pub(crate) written_at: Timestamp,
     /// The first version of the frame that it lies in.
     pub(crate) open_from: u64,
+    /// It is the first of its frame.
+    first: bool,
+}
+
+impl Stamp {
+    /// In memory each commit stands for itself.
+    pub(crate) fn alone(version: u64, written_at: Timestamp) -> Stamp {
+        Stamp { version, written_at, open_from: version, first: false }
+    }
 }
 
 impl Log {
@@ -86,43 +101,126 @@ impl Log {
         next_version: u64,
         last_time: Timestamp,
         service: Arc<Service>,
-    ) -> Log {
+        durability: Durability,
+        path: PathBuf,
+    ) -> Arc<Log> {
+        let budget = Budget::new(writer.room_after(0, next_version), writer.ceiling());
         let frame = FrameBuilder::new(next_version, Vec::new());
-        let open = Open { frame, last_time, by_future: false, refusal: None };
-        let queue = Queue {
-            writer: Some(writer),
-            waiters: Vec::new(),
-            epoch: 0,
-            poison: None,
-            spare: Vec::new(),
-        };
-        Log {
+        let (by_future, flush, refusal) = (false, false, None);
+        let open = Open { frame, budget, last_time, by_future, flush, refusal };
+        let queue = Queue { writer: Some(writer), ..Queue::default() };
+        Arc::new_cyclic(|this| Log {
             open: CachePadded::new(Mutex::new(open)),
             durable: CachePadded::new(AtomicU64::new(next_version - 1)),
+            everything: AtomicU64::new(u64::MAX),
             queue: CachePadded::new(Mutex::new(queue)),
             service,
+            durability,
+            path,
+            this: Weak::clone(this),
+        })
+    }
+
+    /// The highest version that may be shown.
+    pub(crate) fn shown(&self) -> &AtomicU64 {
+        match self.durability {
+            Durability::Sync => &self.durable,
+            Durability::Interval(_) | Durability::None => &self.everything,
         }
     }
 
-    pub(crate) fn durable(&self) -> &AtomicU64 {
-        &self.durable
-    }
-
-    /// Appends a commit. Its place in the log is its version. It is synced sooner or later,
-    /// whether anybody waits or not.
+    /// Blocks until there is room for a record with a payload of so many bytes.
     ///
     /// # Errors
-    /// [`Error::Closed`] and [`Error::Poisoned`], and what `check` says to the bytes that are
-    /// pending already; nothing was appended then.
+    /// [`Error::DiskFull`], [`Error::Poisoned`] and [`Error::Limit`]; nothing was written.
+    pub(crate) fn reserve(&self, payload: usize) -> Result<Room<'_>> {
+        let parker = parker();
+        let mut ticket = Ticket::default();
+        loop {
+            if let Some(room) = self.try_reserve(payload)? {
+                return Ok(room);
+            }
+            let mut queue = self.queue.lock();
+            self.check_room(&queue, &mut ticket)?;
+            if let Some(writer) = queue.writer.take() {
+                drop(queue);
+                self.lead(writer);
+            } else {
+                queue.waiters.enlist(&mut ticket, NEXT, parker.waker().clone(), true);
+                drop(queue);
+                parker.park(None);
+            }
+        }
+    }
+
+    /// As [`reserve`](Log::reserve), for a future: never blocks on the disk.
+    pub(crate) fn poll_reserve(
+        &self,
+        payload: usize,
+        ticket: &mut Ticket,
+        waker: &Waker,
+    ) -> Poll<Result<Room<'_>>> {
+        if let Some(room) = self.try_reserve(payload)? {
+            return Poll::Ready(Ok(room));
+        }
+        // Cloning and dropping a waker may run code of the caller's runtime: not under the lock.
+        let waker = waker.clone();
+        let mut queue = self.queue.lock();
+        self.check_room(&queue, ticket)?;
+        let replaced = queue.waiters.enlist(ticket, NEXT, waker, false);
+        let nobody_leads = queue.writer.is_some();
+        drop(queue);
+        drop(replaced);
+        if nobody_leads {
+            self.service.lead();
+        }
+        Poll::Pending
+    }
+
+    fn try_reserve(&self, payload: usize) -> Result<Option<Room<'_>>> {
+        let mut open = self.open.lock();
+        let Open { frame, budget, .. } = &mut *open;
+        Ok(budget.take(frame, payload)?.map(|charge| Room::new(self, charge)))
+    }
+
+    pub(super) fn give_back(&self, charge: u64) {
+        self.open.lock().budget.give_back(charge);
+    }
+
+    /// Whether waiting for room is of any use.
+    fn check_room(&self, queue: &Queue, ticket: &mut Ticket) -> Result<()> {
+        if let Some(source) = &queue.poison {
+            let (outcome, source) = (Outcome::NotApplied, Arc::clone(source));
+            return Err(Error::Poisoned { outcome, source });
+        }
+        if queue.closed {
+            return Err(Error::Closed);
+        }
+        let before = *ticket.shortages.get_or_insert(queue.shortages);
+        match &queue.shortage {
+            Some(source) if queue.shortages > before => {
+                let (path, source) = (self.path.clone(), Arc::clone(source));
+                Err(Error::DiskFull { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends a commit for which there is room. Its place in the log is its version. It is
+    /// written sooner or later, whether anybody waits or not.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] and [`Error::Poisoned`]; nothing was appended then.
     pub(crate) fn append(
         &self,
         now: Timestamp,
         by_future: bool,
-        check: impl FnOnce(usize) -> Result<()>,
+        room: Room<'_>,
         payload: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Stamp> {
+        let charge = room.spend();
         let mut open = self.open.lock();
-        check(open.frame.len())?;
+        open.budget.give_back(charge);
         match &open.refusal {
             None => {}
             Some(Refusal::Closed) => return Err(Error::Closed),
@@ -133,35 +231,58 @@ impl Log {
         }
         let written_at = open.last_time.max(now);
         open.last_time = written_at;
-        open.by_future |= by_future;
+        open.by_future |= by_future && matches!(self.durability, Durability::Sync);
+        let first = open.frame.is_empty();
         let (version, open_from) = (open.frame.next_version(), open.frame.first_version());
         open.frame.push(written_at, payload);
-        Ok(Stamp { version, written_at, open_from })
+        Ok(Stamp { version, written_at, open_from, first })
     }
 
-    /// The version to wait for before appending more: the frame is full. `None` if there is room.
-    pub(crate) fn full(&self) -> Option<u64> {
-        let open = self.open.lock();
-        (open.frame.len() >= FRAME_BYTES).then(|| open.frame.next_version() - 1)
+    /// Sees to it that what was appended is written although nobody waits. To be called when no
+    /// stripe is locked any more.
+    pub(crate) fn appended(&self, stamp: Stamp) {
+        match self.durability {
+            Durability::Sync => {}
+            Durability::Interval(interval) if stamp.first => self.lead_after(interval),
+            Durability::None if stamp.first => self.service.lead(),
+            Durability::Interval(_) | Durability::None => {}
+        }
     }
 
-    /// Blocks until `version` is durable. Leads where nobody does.
+    /// Blocks until `version` may be shown. Leads where nobody does.
     ///
     /// # Errors
     /// [`Error::Poisoned`], the outcome unknown: the sync that should have covered it failed.
     pub(crate) fn wait(&self, version: u64) -> Result<()> {
+        self.wait_until(self.shown(), version)
+    }
+
+    /// Makes durable what was appended so far, whatever the durability.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`].
+    pub(crate) fn flush(&self) -> Result<()> {
+        let last = {
+            let mut open = self.open.lock();
+            open.flush = true;
+            open.frame.next_version() - 1
+        };
+        self.wait_until(&self.durable, last)
+    }
+
+    fn wait_until(&self, reached: &AtomicU64, version: u64) -> Result<()> {
         let parker = parker();
         let mut ticket = Ticket::default();
-        while self.durable.load(Ordering::Acquire) < version {
+        while reached.load(Ordering::Acquire) < version {
             let mut queue = self.queue.lock();
-            if let Poll::Ready(answer) = self.answer(&queue, version) {
+            if let Poll::Ready(answer) = answer(&queue, reached, version) {
                 return answer;
             }
             if let Some(writer) = queue.writer.take() {
                 drop(queue);
                 self.lead(writer);
             } else {
-                queue.enlist(&mut ticket, version, parker.waker().clone(), true);
+                queue.waiters.enlist(&mut ticket, version, parker.waker().clone(), true);
                 drop(queue);
                 parker.park(None);
             }
@@ -170,21 +291,20 @@ impl Log {
     }
 
     /// As [`wait`](Log::wait), for a future: never blocks on the disk.
-    pub(crate) fn poll_durable(
+    pub(crate) fn poll_shown(
         &self,
         version: u64,
         ticket: &mut Ticket,
         waker: &Waker,
     ) -> Poll<Result<()>> {
-        if self.durable.load(Ordering::Acquire) >= version {
+        if self.shown().load(Ordering::Acquire) >= version {
             return Poll::Ready(Ok(()));
         }
-        // Cloning and dropping a waker may run code of the caller's runtime: not under the lock.
         let waker = waker.clone();
         let mut queue = self.queue.lock();
-        let answer = self.answer(&queue, version);
+        let answer = answer(&queue, self.shown(), version);
         if answer.is_pending() {
-            let replaced = queue.enlist(ticket, version, waker, false);
+            let replaced = queue.waiters.enlist(ticket, version, waker, false);
             // A leader that is at work sees `by_future` when it is done.
             let nobody_leads = queue.writer.is_some();
             drop(queue);
@@ -196,132 +316,60 @@ impl Log {
         answer
     }
 
-    /// Leads one sync if one is due and nobody leads. For the service thread.
-    pub(crate) fn lead_once(&self) {
-        let mut queue = self.queue.lock();
-        if self.open.lock().frame.is_empty() {
-            return;
-        }
-        if let Some(writer) = queue.writer.take() {
-            drop(queue);
-            self.lead(writer);
-        }
-    }
-
     /// Refuses further appends, makes durable what was appended, and seals the log.
     ///
     /// # Errors
     /// [`Error::Poisoned`] if a sync failed, now or before. What was acknowledged is durable.
     pub(crate) fn close(&self) -> Result<()> {
-        let last = {
-            let mut open = self.open.lock();
-            open.refusal.get_or_insert(Refusal::Closed);
-            open.frame.next_version() - 1
-        };
-        self.wait(last).map_err(Error::nothing_written)?;
-        // `durable` is published under the lock of the queue, together with the writer's return;
-        // and nobody leads when nothing is left to sync. Who closes first takes the writer.
-        let writer = self.queue.lock().writer.take();
-        let Some(mut writer) = writer else { return Ok(()) };
-        match writer.append(FrameBuilder::new(last + 1, Vec::new()), last) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(self.poison(source)),
-        }
+        self.open.lock().refusal.get_or_insert(Refusal::Closed);
+        self.flush().map_err(Error::nothing_written)?;
+        let Some(mut writer) = self.take_writer()? else { return Ok(()) };
+        let next_version = self.open.lock().frame.first_version();
+        let sealed = writer.place(SEAL, next_version);
+        let sealed = sealed.and_then(|()| writer.seal(next_version, Seal::Closed));
+        writer.discard_spare();
+        sealed.map_err(|source| self.poison(source))
     }
 
-    /// What there is to answer to whoever waits for `version`.
-    fn answer(&self, queue: &Queue, version: u64) -> Poll<Result<()>> {
-        if self.durable.load(Ordering::Acquire) >= version {
-            return Poll::Ready(Ok(()));
-        }
-        match &queue.poison {
-            None => Poll::Pending,
-            Some(source) => {
-                let (outcome, source) = (Outcome::Unknown, Arc::clone(source));
-                Poll::Ready(Err(Error::Poisoned { outcome, source }))
+    /// Waits for the writer and keeps it, so that nobody leads any more. `None` if somebody else
+    /// has done so.
+    fn take_writer(&self) -> Result<Option<SegmentWriter>> {
+        let parker = parker();
+        let mut ticket = Ticket::default();
+        loop {
+            let mut queue = self.queue.lock();
+            if queue.closed {
+                return Ok(None);
             }
-        }
-    }
-
-    /// Writes and syncs the open frame, with no lock held.
-    fn lead(&self, mut writer: SegmentWriter) {
-        let spare = std::mem::take(&mut self.queue.lock().spare);
-        let frame = {
-            let mut open = self.open.lock();
-            open.by_future = false;
-            let next = FrameBuilder::new(open.frame.next_version(), spare);
-            std::mem::replace(&mut open.frame, next)
-        };
-        let last_version = frame.next_version() - 1;
-        match writer.append(frame, self.durable.load(Ordering::Acquire)) {
-            Ok(spare) => self.hand_over(writer, last_version, spare),
-            Err(source) => drop(self.poison(source)),
-        }
-    }
-
-    /// Publishes what the sync covered, wakes who waits for it, and finds the next leader.
-    fn hand_over(&self, writer: SegmentWriter, durable: u64, spare: Vec<u8>) {
-        let mut queue = self.queue.lock();
-        queue.writer = Some(writer);
-        if spare.capacity() <= 2 * FRAME_BYTES {
-            queue.spare = spare;
-        }
-        self.durable.store(durable, Ordering::Release);
-        let mut covered = queue.thin_out(|waiter| waiter.version <= durable);
-        let next_leader = queue.waiters.iter().find(|waiter| waiter.can_lead);
-        let orphaned = match next_leader {
-            Some(waiter) => {
-                covered.push(waiter.waker.clone());
-                false
+            if let Some(source) = &queue.poison {
+                let (outcome, source) = (Outcome::NotApplied, Arc::clone(source));
+                return Err(Error::Poisoned { outcome, source });
             }
-            // A thread that appended but does not wait yet will find the writer by itself.
-            None => self.open.lock().by_future,
-        };
-        drop(queue);
-        if orphaned {
-            self.service.lead();
+            if let Some(writer) = queue.writer.take() {
+                queue.closed = true;
+                // Whoever waits for room finds the store closed.
+                let waiting = queue.waiters.covered(u64::MAX);
+                drop(queue);
+                wake_all(waiting);
+                return Ok(Some(writer));
+            }
+            queue.waiters.enlist(&mut ticket, NEXT, parker.waker().clone(), true);
+            drop(queue);
+            parker.park(None);
         }
-        wake_all(covered);
-    }
-
-    /// Nothing is written any more, and the sync is not tried again: after a failed one the
-    /// system may have dropped the pages and yet report success the next time.
-    /// (Rebello et al., Can Applications Recover from fsync Failures?, 2020.)
-    fn poison(&self, source: io::Error) -> Error {
-        let source = Arc::new(source);
-        self.open.lock().refusal = Some(Refusal::Poisoned(Arc::clone(&source)));
-        let mut queue = self.queue.lock();
-        queue.poison = Some(Arc::clone(&source));
-        let all = queue.thin_out(|_| true);
-        drop(queue);
-        wake_all(all);
-        Error::Poisoned { outcome: Outcome::NotApplied, source }
     }
 }
 
-impl Queue {
-    /// Returns the waker that `waker` replaces, to be dropped when the lock is released.
-    fn enlist(
-        &mut self,
-        ticket: &mut Ticket,
-        version: u64,
-        waker: Waker,
-        can_lead: bool,
-    ) -> Option<Waker> {
-        if let Some((epoch, place)) = ticket.0
-            && epoch == self.epoch
-            && let Some(waiter) = self.waiters.get_mut(place)
-        {
-            return Some(std::mem::replace(&mut waiter.waker, waker));
-        }
-        ticket.0 = Some((self.epoch, self.waiters.len()));
-        self.waiters.push(Waiter { version, waker, can_lead });
-        None
+/// What there is to answer to whoever waits for `version`.
+fn answer(queue: &Queue, reached: &AtomicU64, version: u64) -> Poll<Result<()>> {
+    if reached.load(Ordering::Acquire) >= version {
+        return Poll::Ready(Ok(()));
     }
-
-    /// Removes waiters and returns their wakers, to be woken when the lock is released.
-    fn thin_out(&mut self, leaves: impl Fn(&Waiter) -> bool) -> Vec<Waker> {
-        self.epoch += 1;
-        self.waiters.extract_if(.., |waiter| leaves(waiter)).map(|waiter| waiter.waker).collect()
+    match &queue.poison {
+        None => Poll::Pending,
+        Some(source) => {
+            let (outcome, source) = (Outcome::Unknown, Arc::clone(source));
+            Poll::Ready(Err(Error::Poisoned { outcome, source }))
+        }
     }
 }

@@ -3,8 +3,16 @@
 //! It knows nothing of entities. A commit is a payload that gets a version and a time.
 
 pub(crate) mod frame;
+mod due;
 mod group_commit;
+mod lead;
 pub(crate) mod reader;
+mod room;
 pub(crate) mod segment;
+mod waiters;
+mod writer;
 
-pub(crate) use group_commit::{Log, Stamp, Ticket};
+pub(crate) use group_commit::{Log, Stamp};
+pub(crate) use room::Room;
+pub(crate) use waiters::Ticket;
+pub(crate) use writer::SegmentWriter;

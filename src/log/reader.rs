@@ -11,8 +11,8 @@ pub(crate) struct Segment<'a> {
     pub(crate) valid_len: usize,
     /// The version with which the log goes on.
     pub(crate) next_version: u64,
-    /// Whether the last frame is a seal: all before it was durable when it was written.
-    pub(crate) sealed: bool,
+    /// Whether the last frame says that nothing was written after it.
+    pub(crate) closed: bool,
 }
 
 /// Damage within a segment: at which byte, and what is wrong there.
@@ -32,7 +32,7 @@ impl<'a> Segment<'a> {
         let header = Header::decode(bytes).map_err(|detail| Damage { offset: 0, detail })?;
         let next_version = header.first_version;
         let mut segment =
-            Segment { header, frames: Vec::new(), valid_len: HEADER, next_version, sealed: false };
+            Segment { header, frames: Vec::new(), valid_len: HEADER, next_version, closed: false };
         while let Some(frame) = segment.frame_at(bytes, segment.valid_len) {
             // Only a seal may leave versions out.
             let due = segment.next_version;
@@ -48,7 +48,7 @@ impl<'a> Segment<'a> {
             }
             segment.valid_len += frame.len();
             segment.next_version = frame.first_version + u64::from(frame.count);
-            segment.sealed = frame.is_seal();
+            segment.closed = frame.is_end();
             segment.frames.push(frame);
         }
         segment.check_tail(bytes)?;

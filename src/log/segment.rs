@@ -1,27 +1,33 @@
-//! Segments: the files of the log, and the one writer that appends frames to them.
+//! Segments: the files of the log, their names and headers, and how one is mended.
 
 use std::io;
-use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile};
-use crate::log::frame::{FrameBuilder, Place, take};
+use crate::disk::Disk;
+use crate::log::frame::{FrameBuilder, Place, Seal, take};
 use crate::version::Lineage;
 
 pub(crate) const HEADER: usize = 64;
 const MAGIC: [u8; 8] = *b"ifmatchL";
 const FORMAT: u32 = 1;
 
-/// How many versions a segment promises to hold at most. After an unclean stop numbering goes on
-/// above the promise, so that a version that was lost is not given out again (G2).
-const VERSIONS_PER_SEGMENT: u64 = 1 << 20;
+/// How large segments grow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) bytes: u64,
+    /// How many versions a segment promises to hold at most. After an unclean stop numbering goes
+    /// on above the promise, so that a version that was lost is not given out again (G2).
+    pub(crate) versions: u64,
+}
+
+impl Default for Size {
+    fn default() -> Size {
+        Size { bytes: 64 << 20, versions: 1 << 20 }
+    }
+}
 
 /// No segment and no version has a number above: no store lives that long, and what comes next can
 /// be computed without care for overflow.
 const NUMBER_MAX: u64 = u64::MAX / 4;
-
-/// Space is taken from the file system in steps of this size: a sync need not write the length
-/// of the file as long as the frame fits into what was taken before.
-const ALLOCATION: u64 = 1 << 20;
 
 /// What stands at the start of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +42,22 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    /// The header of a segment to come.
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub(crate) fn new(
+        lineage: Lineage,
+        number: u64,
+        first_version: u64,
+        versions: u64,
+    ) -> io::Result<Header> {
+        let mut salt = [0; 8];
+        getrandom::fill(&mut salt).map_err(io::Error::other)?;
+        let ceiling = first_version.saturating_add(versions - 1);
+        Ok(Header { lineage, number, salt: u64::from_le_bytes(salt), first_version, ceiling })
+    }
+
     pub(crate) fn encode(&self) -> [u8; HEADER] {
         let mut bytes = Vec::with_capacity(HEADER);
         bytes.extend_from_slice(&MAGIC);
@@ -103,85 +125,6 @@ pub(crate) fn number_of(name: &str) -> Option<u64> {
     digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-/// Appends frames to the newest segment, and starts the next one when it is full.
-pub(crate) struct SegmentWriter {
-    disk: Arc<dyn Disk>,
-    header: Header,
-    file: Box<dyn DiskFile>,
-    offset: u64,
-    allocated: u64,
-    segment_bytes: u64,
-}
-
-impl SegmentWriter {
-    /// Starts a segment, durably.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn start(
-        disk: Arc<dyn Disk>,
-        lineage: Lineage,
-        number: u64,
-        first_version: u64,
-        segment_bytes: u64,
-    ) -> io::Result<SegmentWriter> {
-        let mut salt = [0; 8];
-        getrandom::fill(&mut salt).map_err(io::Error::other)?;
-        let ceiling = first_version.saturating_add(VERSIONS_PER_SEGMENT - 1);
-        let salt = u64::from_le_bytes(salt);
-        let header = Header { lineage, number, salt, first_version, ceiling };
-        let mut file = disk.create(&file_name(number))?;
-        file.write_at(0, &header.encode())?;
-        file.sync()?;
-        disk.sync_names()?;
-        let offset = HEADER as u64;
-        Ok(SegmentWriter { disk, header, file, offset, allocated: offset, segment_bytes })
-    }
-
-    /// Writes `frame` and makes it durable. Returns its buffer, to be used again.
-    ///
-    /// # Errors
-    /// What the system says. The frame may be durable or not; the writer is of no more use.
-    pub(crate) fn append(&mut self, frame: FrameBuilder, synced_to: u64) -> io::Result<Vec<u8>> {
-        let len = frame.len() as u64;
-        let last_version = frame.next_version().saturating_sub(1);
-        let full = self.offset + len > self.segment_bytes && self.offset > HEADER as u64;
-        if full || last_version > self.header.ceiling {
-            self.rotate(frame.first_version())?;
-        }
-        self.allocate(len)?;
-        let bytes = frame.finish(self.header.place(self.offset as usize), synced_to);
-        self.file.write_at(self.offset, &bytes)?;
-        self.file.sync()?;
-        self.offset += len;
-        Ok(bytes)
-    }
-
-    /// Every frame of the old segment is synced, so the new one may begin.
-    fn rotate(&mut self, first_version: u64) -> io::Result<()> {
-        let Header { lineage, number, .. } = self.header;
-        let disk = Arc::clone(&self.disk);
-        *self = SegmentWriter::start(disk, lineage, number + 1, first_version, self.segment_bytes)?;
-        Ok(())
-    }
-
-    fn allocate(&mut self, len: u64) -> io::Result<()> {
-        let end = self.offset + len;
-        if end <= self.allocated {
-            return Ok(());
-        }
-        let step = ALLOCATION.min(self.segment_bytes);
-        let end = end.next_multiple_of(step);
-        let zeroes = vec![0; step as usize];
-        while self.allocated < end {
-            let part = (end - self.allocated).min(step);
-            self.file.write_at(self.allocated, zeroes.get(..part as usize).unwrap_or(&zeroes))?;
-            self.allocated += part;
-        }
-        Ok(())
-    }
-}
-
 /// Replaces a segment by a copy of its valid part, closed by a seal, so that nothing is served
 /// from pages that may not have reached the medium. Atomic: a crash leaves the old or the new.
 ///
@@ -194,7 +137,7 @@ pub(crate) fn rewrite(disk: &dyn Disk, header: &Header, segment: &Valid<'_>) -> 
     let name = file_name(header.number);
     let temporary = format!("{name}.tmp");
     let next_version = segment.next_version.max(header.ceiling.saturating_add(1));
-    let seal = FrameBuilder::new(next_version, Vec::new());
+    let seal = FrameBuilder::seal(next_version, Seal::Closed);
     let offset = segment.bytes.len();
     let seal = seal.finish(header.place(offset), segment.next_version.saturating_sub(1));
     let mut file = disk.create(&temporary)?;

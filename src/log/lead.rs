@@ -1,0 +1,220 @@
+//! What a leader does: takes the open frame, writes and syncs it, and hands over.
+
+use std::io;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::error::{Error, Outcome};
+use crate::log::Log;
+use crate::log::due::{Due, IDLE, Task};
+use crate::log::frame::{FrameBuilder, Seal};
+use crate::log::group_commit::Refusal;
+use crate::log::waiters::NEXT;
+use crate::log::writer::{SEAL, SegmentWriter};
+use crate::options::Durability;
+use crate::sync::{Ordering, wake_all};
+
+/// Room that is kept ahead for the next frame grows with the frames, up to this.
+const ROOM_AHEAD_MAX: u64 = 8 << 20;
+
+/// What a leader takes out of the log.
+struct Taken {
+    /// Absent if nothing was appended.
+    frame: Option<FrameBuilder>,
+    first_version: u64,
+    /// The version that the next frame starts with.
+    next_version: u64,
+    /// Bytes that the next frame should have.
+    wanted: u64,
+    sync: bool,
+}
+
+/// What a leader has achieved.
+struct Done {
+    durable: Option<u64>,
+    wrote: bool,
+    /// Why there is no more room.
+    shortage: Option<io::Error>,
+    spare: Vec<u8>,
+}
+
+impl Log {
+    /// Writes and syncs the open frame and makes room for the next one, with no lock held.
+    pub(super) fn lead(&self, mut writer: SegmentWriter) {
+        let taken = self.take(&writer);
+        match self.work(&mut writer, taken) {
+            Ok(done) => self.hand_over(writer, done),
+            Err(source) => drop(self.poison(source)),
+        }
+    }
+
+    /// Leads if there is anything to do and nobody leads. For the service thread.
+    pub(crate) fn lead_once(&self) {
+        let mut queue = self.queue.lock();
+        {
+            let open = self.open.lock();
+            if open.frame.is_empty() && !open.budget.is_wanted() && !open.flush {
+                return;
+            }
+        }
+        if let Some(writer) = queue.writer.take() {
+            drop(queue);
+            self.lead(writer);
+        }
+    }
+
+    /// Has the service thread lead after this time.
+    pub(super) fn lead_after(&self, wait: Duration) {
+        self.ask(wait, Task::Lead);
+    }
+
+    fn ask(&self, wait: Duration, task: Task) {
+        let due = Due { log: self.this.clone(), task };
+        self.service.after(wait, Waker::from(Arc::new(due)));
+    }
+
+    fn take(&self, writer: &SegmentWriter) -> Taken {
+        let spare = std::mem::take(&mut self.queue.lock().spare);
+        let mut open = self.open.lock();
+        open.by_future = false;
+        let flush = std::mem::take(&mut open.flush);
+        let sync = flush || !matches!(self.durability, Durability::None);
+        let first_version = open.frame.first_version();
+        let next_version = open.frame.next_version();
+        let frame = (!open.frame.is_empty()).then(|| {
+            let next = FrameBuilder::new(next_version, spare);
+            std::mem::replace(&mut open.frame, next)
+        });
+        let len = frame.as_ref().map_or(0, |frame| frame.len() as u64);
+        open.budget.set(writer.room_after(len, next_version), writer.ceiling());
+        let wanted = open.budget.take_wanted();
+        Taken { frame, first_version, next_version, wanted, sync }
+    }
+
+    /// # Errors
+    /// What makes the log of no more use.
+    fn work(&self, writer: &mut SegmentWriter, taken: Taken) -> io::Result<Done> {
+        let Taken { frame, first_version, next_version, wanted, sync } = taken;
+        let len = frame.as_ref().map_or(0, |frame| frame.len() as u64);
+        writer.place(len, first_version)?;
+        let ahead = writer.room_ahead().max(2 * len).min(ROOM_AHEAD_MAX);
+        let shortage = match writer.make_room(len, next_version, ahead.max(wanted)) {
+            Err(error) if !is_no_space(&error) => return Err(error),
+            made => made.err(),
+        };
+        // Early, so that those who wait for room can go on while this frame is synced.
+        let room = writer.room_after(len, next_version);
+        self.open.lock().budget.set(room, writer.ceiling());
+        if wanted > 0 {
+            let waiting = self.queue.lock().waiters.covered(NEXT);
+            wake_all(waiting);
+        }
+        let wrote = frame.is_some();
+        let spare = match frame {
+            Some(frame) => writer.write(frame, self.durable.load(Ordering::Acquire))?,
+            None => Vec::new(),
+        };
+        if sync {
+            writer.sync()?;
+        }
+        let durable = sync.then_some(next_version - 1);
+        Ok(Done { durable, wrote, shortage, spare })
+    }
+
+    /// Publishes what the sync covered, wakes who waits for it, and finds the next leader.
+    fn hand_over(&self, writer: SegmentWriter, done: Done) {
+        let mut queue = self.queue.lock();
+        queue.writer = Some(writer);
+        if done.spare.capacity() as u64 <= 2 * ROOM_AHEAD_MAX {
+            queue.spare = done.spare;
+        }
+        if let Some(durable) = done.durable {
+            self.durable.store(durable, Ordering::Release);
+        }
+        if let Some(shortage) = done.shortage {
+            queue.shortages += 1;
+            queue.shortage = Some(Arc::new(shortage));
+        }
+        let mut covered = queue.waiters.covered(self.durable.load(Ordering::Acquire));
+        let orphaned = match queue.waiters.next_leader() {
+            Some(waker) => {
+                covered.push(waker.clone());
+                false
+            }
+            // A thread that appended but does not wait yet will find the writer by itself.
+            None => self.open.lock().by_future,
+        };
+        let seal = done.wrote && !std::mem::replace(&mut queue.seal_due, true);
+        // Under loom no time passes.
+        let timed = cfg!(not(ifmatch_loom));
+        if timed && done.wrote {
+            queue.written_at = self.service.now();
+        }
+        drop(queue);
+        if orphaned {
+            self.service.lead();
+        }
+        if timed && seal {
+            self.ask(IDLE, Task::Seal);
+        }
+        wake_all(covered);
+    }
+
+    /// Seals the log if nothing was written for a while. For the service thread.
+    pub(super) fn seal_if_idle(&self) {
+        let mut queue = self.queue.lock();
+        // Whoever leads asks again.
+        queue.seal_due = false;
+        let idle = self.service.now().saturating_sub(queue.written_at);
+        if idle < IDLE {
+            queue.seal_due = true;
+            drop(queue);
+            self.ask(IDLE - idle, Task::Seal);
+            return;
+        }
+        let Some(writer) = &queue.writer else { return };
+        let next_version = {
+            let mut open = self.open.lock();
+            if !open.frame.is_empty() || open.budget.is_reserved() || open.flush {
+                return;
+            }
+            let next_version = open.frame.first_version();
+            if self.durable.load(Ordering::Acquire) + 1 < next_version || writer.free() < SEAL {
+                return;
+            }
+            open.budget.set(writer.room_after(SEAL, next_version), writer.ceiling());
+            next_version
+        };
+        let Some(mut writer) = queue.writer.take() else { return };
+        drop(queue);
+        let (durable, shortage) = (Some(next_version - 1), None);
+        match writer.seal(next_version, Seal::Idle) {
+            Ok(()) => {
+                let done = Done { durable, wrote: false, shortage, spare: Vec::new() };
+                self.hand_over(writer, done);
+            }
+            Err(source) => drop(self.poison(source)),
+        }
+    }
+
+    /// Nothing is written any more, and the sync is not tried again: after a failed one the
+    /// system may have dropped the pages and yet report success the next time.
+    /// (Rebello et al., Can Applications Recover from fsync Failures?, 2020.)
+    pub(super) fn poison(&self, source: io::Error) -> Error {
+        let source = Arc::new(source);
+        self.open.lock().refusal = Some(Refusal::Poisoned(Arc::clone(&source)));
+        let mut queue = self.queue.lock();
+        queue.poison = Some(Arc::clone(&source));
+        let all = queue.waiters.covered(u64::MAX);
+        drop(queue);
+        wake_all(all);
+        Error::Poisoned { outcome: Outcome::NotApplied, source }
+    }
+}
+
+/// Whether the system has no space to give: what is there can be used all the same.
+fn is_no_space(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}

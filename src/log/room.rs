@@ -1,0 +1,107 @@
+//! Room for records: asked for before anything is locked, so that a full disk is found with
+//! nothing done.
+
+use crate::error::{Error, Limit, Result};
+use crate::log::Log;
+use crate::log::frame::{self, FrameBuilder, RECORD_HEADER};
+use crate::options::PENDING_BYTES_MAX;
+
+/// Room for one record of the open frame, or of one to come. Given back when dropped.
+#[derive(Default)]
+#[must_use = "room that is dropped is given back"]
+pub(crate) struct Room<'a> {
+    log: Option<&'a Log>,
+    charge: u64,
+}
+
+impl<'a> Room<'a> {
+    pub(super) fn new(log: &'a Log, charge: u64) -> Room<'a> {
+        Room { log: Some(log), charge }
+    }
+
+    /// Gives nothing back any more: the record was appended, and `charge` with it.
+    pub(super) fn spend(mut self) -> u64 {
+        self.log = None;
+        self.charge
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if let Some(log) = self.log {
+            log.give_back(self.charge);
+        }
+    }
+}
+
+/// What the open frame may still take: bytes for which there is space on the disk, and versions
+/// that a durable header promises.
+///
+/// A record that has room may come to lie in a later frame than the open one: each has room for
+/// a frame's header of its own.
+pub(super) struct Budget {
+    /// Bytes that the open frame may have.
+    room: u64,
+    /// The highest version that may be given out.
+    ceiling: u64,
+    /// Charges of those who have room and have not appended.
+    reserved: u64,
+    /// How many they are.
+    reservations: u64,
+    /// Bytes that the next frame should have, for those who found no room.
+    wanted: u64,
+}
+
+impl Budget {
+    pub(super) fn new(room: u64, ceiling: u64) -> Budget {
+        Budget { room, ceiling, reserved: 0, reservations: 0, wanted: 0 }
+    }
+
+    /// Sets what the open frame may take. What has been promised stays promised.
+    pub(super) fn set(&mut self, room: u64, ceiling: u64) {
+        debug_assert!(self.reserved <= room, "{} of {room} are promised", self.reserved);
+        (self.room, self.ceiling) = (room, ceiling);
+    }
+
+    /// Takes room for a record with this payload. `None` if there is none at the moment.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if there never will be.
+    pub(super) fn take(&mut self, frame: &FrameBuilder, payload: usize) -> Result<Option<u64>> {
+        let charge = (payload + RECORD_HEADER + frame::HEADER) as u64;
+        let used = if frame.is_empty() { 0 } else { frame.len() as u64 };
+        let version = frame.next_version() + self.reservations;
+        if used + self.reserved + charge <= self.room && version <= self.ceiling {
+            self.reserved += charge;
+            self.reservations += 1;
+            return Ok(Some(charge));
+        }
+        let actual = self.reserved + charge;
+        let allowed = PENDING_BYTES_MAX as u64;
+        if actual > allowed {
+            let limit = Limit::PendingBytes;
+            return Err(Error::Limit { limit, allowed, actual, place: "the log".to_owned() });
+        }
+        self.wanted = self.wanted.max(actual);
+        Ok(None)
+    }
+
+    /// Room that was taken is used or not needed.
+    pub(super) fn give_back(&mut self, charge: u64) {
+        self.reserved -= charge;
+        self.reservations -= 1;
+    }
+
+    /// Bytes that the next frame should have; asked once.
+    pub(super) fn take_wanted(&mut self) -> u64 {
+        std::mem::take(&mut self.wanted)
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted > 0
+    }
+
+    pub(super) fn is_reserved(&self) -> bool {
+        self.reservations > 0
+    }
+}
