@@ -161,7 +161,8 @@ fn payload_at_most<K: Key, V>(
 }
 
 impl<V> CollectionState<V> {
-    /// Tries a change for the record of which there is room. It takes effect if and only if all preconditions hold (G1).
+    /// Tries a change, for the record of which there is room. It takes effect if and only if all
+    /// preconditions hold (G1).
     ///
     /// # Errors
     /// [`Error::Closed`] and [`Error::Poisoned`]; nothing was written then.

@@ -72,10 +72,8 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, size: segment::Size) -> Result<Recov
         replay.segment(*number, bytes, place + 1 == segments.len())?;
     }
     let Replay { contents, end, .. } = replay;
-    let (number, next_version) = end.map_or((1, 1), |end| (end.number + 1, end.next_version));
-    let start = SegmentWriter::start(Arc::clone(disk), lineage, number, next_version, size);
-    let writer =
-        start.map_err(|source| io_error(&**disk, "create", &segment::file_name(number), source))?;
+    let (number, next_version) = end.map_or((0, 1), |end| (end.number, end.next_version));
+    let writer = SegmentWriter::behind(number, next_version, lineage, Arc::clone(disk), size);
     Ok(Recovered { lineage, contents, writer, next_version })
 }
 

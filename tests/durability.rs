@@ -39,6 +39,10 @@ fn open_on(disk: &MemoryDisk, builder: StoreBuilder) -> Counted {
     };
     let store = builder.open_on(Arc::new(hooked)).unwrap();
     let map = store.collection("map").unwrap();
+    // The first write starts a segment, and syncs its header.
+    let other = store.collection::<u8, u8>("other").unwrap();
+    other.put(1, 1).unconditional().commit().unwrap();
+    store.flush().unwrap();
     syncs.store(0, Ordering::Relaxed);
     Counted { disk: disk.clone(), syncs, store, map }
 }

@@ -47,6 +47,8 @@ fn a_waker_is_never_dropped_under_a_lock() {
     });
     let store = Store::builder().open_on(Arc::new(disk)).unwrap();
     let map = store.collection::<u64, u64>("map").unwrap();
+    // Takes space, so that the next writes wait for the sync alone.
+    map.create(0, 0).commit().unwrap();
     gate.set_shut(true);
     std::thread::scope(|scope| {
         let leader = scope.spawn(|| map.create(1, 0).commit());

@@ -75,6 +75,13 @@ pub(super) struct Queue {
     pub(super) spare: Vec<u8>,
 }
 
+impl Queue {
+    /// Whether nothing will be written any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.closed || self.poison.is_some()
+    }
+}
+
 /// What an append got.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamp {
@@ -166,6 +173,10 @@ impl Log {
         // Cloning and dropping a waker may run code of the caller's runtime: not under the lock.
         let waker = waker.clone();
         let mut queue = self.queue.lock();
+        // A leader may have been done meanwhile, and asks once what is wanted.
+        if let Some(room) = self.try_reserve(payload)? {
+            return Poll::Ready(Ok(room));
+        }
         self.check_room(&queue, ticket)?;
         let replaced = queue.waiters.enlist(ticket, NEXT, waker, false);
         let nobody_leads = queue.writer.is_some();

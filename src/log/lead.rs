@@ -164,38 +164,44 @@ impl Log {
     /// Seals the log if nothing was written for a while. For the service thread.
     pub(super) fn seal_if_idle(&self) {
         let mut queue = self.queue.lock();
-        // Whoever leads asks again.
-        queue.seal_due = false;
-        let idle = self.service.now().saturating_sub(queue.written_at);
-        if idle < IDLE {
-            queue.seal_due = true;
-            drop(queue);
-            self.ask(IDLE - idle, Task::Seal);
+        if queue.is_over() {
             return;
         }
-        let Some(writer) = &queue.writer else { return };
-        let next_version = {
-            let mut open = self.open.lock();
-            if !open.frame.is_empty() || open.budget.is_reserved() || open.flush {
-                return;
-            }
-            let next_version = open.frame.first_version();
-            if self.durable.load(Ordering::Acquire) + 1 < next_version || writer.free() < SEAL {
-                return;
-            }
-            open.budget.set(writer.room_after(SEAL, next_version), writer.ceiling());
-            next_version
+        let idle = self.service.now().saturating_sub(queue.written_at);
+        let writer = if idle >= IDLE { queue.writer.take() } else { None };
+        let Some(mut writer) = writer else {
+            drop(queue);
+            self.ask(IDLE.saturating_sub(idle).max(IDLE / 10), Task::Seal);
+            return;
         };
-        let Some(mut writer) = queue.writer.take() else { return };
+        // Whoever writes next asks again.
+        queue.seal_due = false;
+        let Some(next_version) = self.take_place_of_seal(&writer) else {
+            queue.writer = Some(writer);
+            return;
+        };
         drop(queue);
-        let (durable, shortage) = (Some(next_version - 1), None);
         match writer.seal(next_version, Seal::Idle) {
             Ok(()) => {
-                let done = Done { durable, wrote: false, shortage, spare: Vec::new() };
-                self.hand_over(writer, done);
+                let (durable, spare) = (Some(next_version - 1), Vec::new());
+                self.hand_over(writer, Done { durable, wrote: false, shortage: None, spare });
             }
             Err(source) => drop(self.poison(source)),
         }
+    }
+
+    /// Takes the place of a seal from the room there is. `None` if something is under way or not
+    /// synced, or there is no place.
+    fn take_place_of_seal(&self, writer: &SegmentWriter) -> Option<u64> {
+        let mut open = self.open.lock();
+        let next_version = open.frame.first_version();
+        let busy = !open.frame.is_empty() || open.budget.is_reserved() || open.flush;
+        let synced = self.durable.load(Ordering::Acquire) + 1 >= next_version;
+        if busy || !synced || writer.free() < SEAL {
+            return None;
+        }
+        open.budget.set(writer.room_after(SEAL, next_version), writer.ceiling());
+        Some(next_version)
     }
 
     /// Nothing is written any more, and the sync is not tried again: after a failed one the

@@ -20,7 +20,8 @@ const SPARE: &str = "spare.tmp";
 pub(crate) struct SegmentWriter {
     disk: Arc<dyn Disk>,
     header: Header,
-    file: Space,
+    /// None before the first write: opening a store takes no space.
+    file: Option<Space>,
     /// Where the next frame goes.
     offset: u64,
     spare: Option<Space>,
@@ -36,24 +37,17 @@ struct Space {
 }
 
 impl SegmentWriter {
-    /// Starts a segment, durably.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn start(
-        disk: Arc<dyn Disk>,
-        lineage: Lineage,
+    /// Goes on behind segment `number`, in which nothing has room any more.
+    pub(crate) fn behind(
         number: u64,
-        first_version: u64,
+        next_version: u64,
+        lineage: Lineage,
+        disk: Arc<dyn Disk>,
         size: Size,
-    ) -> io::Result<SegmentWriter> {
-        let mut spare = Space::create(&*disk)?;
-        spare.grow_to(step(size.bytes))?;
-        let header = Header::new(lineage, number, first_version, size.versions)?;
-        name(&*disk, &header, &mut spare)?;
-        let offset = segment::HEADER as u64;
-        let (file, spare) = (spare, None);
-        Ok(SegmentWriter { disk, header, file, offset, spare, size, unsynced: false })
+    ) -> SegmentWriter {
+        let ceiling = next_version - 1;
+        let header = Header { lineage, number, salt: 0, first_version: next_version, ceiling };
+        SegmentWriter { disk, header, file: None, offset: 0, spare: None, size, unsynced: false }
     }
 
     /// No version above is in the segment.
@@ -87,7 +81,7 @@ impl SegmentWriter {
         let Header { lineage, number, .. } = self.header;
         let header = Header::new(lineage, number + 1, first_version, self.size.versions)?;
         name(&*self.disk, &header, &mut spare)?;
-        (self.header, self.file, self.offset) = (header, spare, segment::HEADER as u64);
+        (self.header, self.file, self.offset) = (header, Some(spare), segment::HEADER as u64);
         Ok(())
     }
 
@@ -101,9 +95,12 @@ impl SegmentWriter {
             return Ok(());
         }
         let end = self.offset + len + want;
-        if end <= self.size.bytes && next_version <= self.header.ceiling {
+        if end <= self.size.bytes
+            && next_version <= self.header.ceiling
+            && let Some(file) = &mut self.file
+        {
             let step = step(self.size.bytes);
-            return self.file.grow_to(end.next_multiple_of(step).min(self.size.bytes));
+            return file.grow_to(end.next_multiple_of(step).min(self.size.bytes));
         }
         let spare = match &mut self.spare {
             Some(spare) => spare,
@@ -118,9 +115,10 @@ impl SegmentWriter {
     /// # Errors
     /// What the system says. The writer is of no more use then.
     pub(crate) fn write(&mut self, frame: FrameBuilder, synced_to: u64) -> io::Result<Vec<u8>> {
+        let Some(space) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
         let bytes = frame.finish(self.header.place(self.offset as usize), synced_to);
         self.unsynced = true;
-        self.file.file.write_at(self.offset, &bytes)?;
+        space.file.write_at(self.offset, &bytes)?;
         self.offset += bytes.len() as u64;
         Ok(bytes)
     }
@@ -130,8 +128,10 @@ impl SegmentWriter {
     /// # Errors
     /// What the system says. The writer is of no more use then.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
-        if self.unsynced {
-            self.file.file.sync()?;
+        if self.unsynced
+            && let Some(space) = &mut self.file
+        {
+            space.file.sync()?;
             self.unsynced = false;
         }
         Ok(())
@@ -164,7 +164,7 @@ impl SegmentWriter {
 
     /// Bytes of this segment for which there is space.
     pub(crate) fn free(&self) -> u64 {
-        self.file.bytes.saturating_sub(self.offset)
+        self.file.as_ref().map_or(0, |space| space.bytes.saturating_sub(self.offset))
     }
 }
 
