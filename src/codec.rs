@@ -1,22 +1,164 @@
-//! How values become bytes: bincode 2, of which this file is the only user.
+//! How values become bytes: codecs, and the only user of bincode 2.
+
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Little-endian, integers of variable length.
-fn config() -> bincode::config::Configuration {
-    bincode::config::standard()
+/// How the values of a collection become bytes on disk, and back.
+///
+/// Chosen when a collection is [declared](crate::Store::declare). Called with no lock held; a
+/// store in memory does not call it.
+///
+/// ```
+/// use ifmatch::{Codec, Store};
+///
+/// /// Temperatures in two bytes each.
+/// struct Tenths;
+///
+/// impl Codec<f64> for Tenths {
+///     fn name(&self) -> &str {
+///         "tenths"
+///     }
+///     fn encode(&self, value: &f64) -> Result<Vec<u8>, String> {
+///         let tenths = (value * 10.0).round();
+///         match (-32_768.0..=32_767.0).contains(&tenths) {
+///             true => Ok((tenths as i16).to_le_bytes().to_vec()),
+///             false => Err("out of range".to_owned()),
+///         }
+///     }
+///     fn decode(&self, bytes: &[u8]) -> Result<f64, String> {
+///         let bytes = bytes.try_into().map_err(|_| "not two bytes".to_owned())?;
+///         Ok(f64::from(i16::from_le_bytes(bytes)) / 10.0)
+///     }
+/// }
+///
+/// let store = Store::in_memory();
+/// let rooms = store.declare::<String, f64>("rooms").codec(Tenths).open()?;
+/// rooms.create("r1", 21.5).commit()?;
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+pub trait Codec<V>: Send + Sync + 'static {
+    /// Stored with the collection, which opens with a codec of the same name only. It stands for
+    /// the encoding: change it when the bytes change.
+    fn name(&self) -> &str;
+
+    /// Encodes a value.
+    ///
+    /// # Errors
+    /// Says why the value cannot be stored.
+    fn encode(&self, value: &V) -> Result<Vec<u8>, String>;
+
+    /// Decodes a value; every byte must belong to it.
+    ///
+    /// # Errors
+    /// Says why the bytes are no such value.
+    fn decode(&self, bytes: &[u8]) -> Result<V, String>;
 }
 
-/// Encodes a value and makes sure that it reads back: bincode encodes some types that it cannot
-/// decode, such as untagged enums and skipped fields.
+/// The default codec: bincode 2 with its standard configuration. Compact and quick, but the bytes
+/// do not tell their type.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bincode;
+
+impl<V: Serialize + DeserializeOwned> Codec<V> for Bincode {
+    fn name(&self) -> &str {
+        "bincode"
+    }
+
+    fn encode(&self, value: &V) -> Result<Vec<u8>, String> {
+        bincode::serde::encode_to_vec(value, config()).map_err(|error| error.to_string())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<V, String> {
+        match bytes.len() {
+            0..=0x1000 => decode_within::<0x1_0000, V>(bytes),
+            0x1001..=0x10_0000 => decode_within::<0x100_0000, V>(bytes),
+            _ => decode_within::<{ i32::MAX as usize }, V>(bytes),
+        }
+    }
+}
+
+/// JSON: larger, but any tool can read it, and it keeps the names of fields.
+///
+/// What JSON writes alike reads back alike: a NaN within an `Option` comes back as `None`, and so
+/// does `Some(None)`.
+///
+/// ```
+/// # #[cfg(feature = "json")] {
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Shift {
+///     hours: u32,
+/// }
+///
+/// let store = ifmatch::Store::in_memory();
+/// let shifts = store.declare::<String, Shift>("shifts").codec(ifmatch::Json).open()?;
+/// shifts.create("s-1", Shift { hours: 8 }).commit()?;
+/// # }
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+#[cfg(feature = "json")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Json;
+
+#[cfg(feature = "json")]
+impl Json {
+    /// What all that is JSON is called, whatever it was made from.
+    pub(crate) const NAME: &str = "json";
+}
+
+#[cfg(feature = "json")]
+impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
+    fn name(&self) -> &str {
+        Json::NAME
+    }
+
+    fn encode(&self, value: &V) -> Result<Vec<u8>, String> {
+        serde_json::to_vec(value).map_err(|error| error.to_string())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<V, String> {
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    }
+}
+
+/// How the values of one collection are stored.
+pub(crate) struct Encoding<V> {
+    pub(crate) schema: u32,
+    /// Kept, because the codec is the caller's code, and the name is needed under locks.
+    pub(crate) codec_name: String,
+    pub(crate) codec: Arc<dyn Codec<V>>,
+    /// Whether values are stored without being read back first.
+    trusted: bool,
+}
+
+impl<V: 'static> Encoding<V> {
+    pub(crate) fn new(schema: u32, codec: Arc<dyn Codec<V>>, trusted: bool) -> Encoding<V> {
+        Encoding { schema, codec_name: codec.name().to_owned(), codec, trusted }
+    }
+
+    /// # Errors
+    /// Says why the value cannot be stored.
+    pub(crate) fn encode(&self, value: &V) -> Result<Vec<u8>, String> {
+        match self.trusted {
+            true => self.codec.encode(value),
+            false => encode_checked(&*self.codec, value),
+        }
+    }
+}
+
+/// Encodes a value and makes sure that it reads back: there are types that serde writes and
+/// cannot read, such as untagged enums and skipped fields in bincode.
 ///
 /// # Errors
 /// Says why the value cannot be stored.
-pub(crate) fn encode<V: Serialize + DeserializeOwned>(value: &V) -> Result<Vec<u8>, String> {
-    let bytes = encode_unchecked(value)?;
-    let back: V = decode(&bytes).map_err(|error| format!("it does not read back: {error}"))?;
-    let again = encode_unchecked(&back)?;
+pub(crate) fn encode_checked<V>(
+    codec: &(impl Codec<V> + ?Sized),
+    value: &V,
+) -> Result<Vec<u8>, String> {
+    let bytes = codec.encode(value)?;
+    let back = codec.decode(&bytes).map_err(|error| format!("it does not read back: {error}"))?;
+    let again = codec.encode(&back)?;
     if again == bytes || sorted(&again) == sorted(&bytes) {
         Ok(bytes)
     } else {
@@ -31,16 +173,9 @@ fn sorted(bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Decodes a value; every byte must belong to it.
-///
-/// # Errors
-/// Says why the bytes are no such value.
-pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Result<V, String> {
-    match bytes.len() {
-        0..=0x1000 => decode_within::<0x1_0000, V>(bytes),
-        0x1001..=0x10_0000 => decode_within::<0x100_0000, V>(bytes),
-        _ => decode_within::<{ i32::MAX as usize }, V>(bytes),
-    }
+/// Little-endian, integers of variable length.
+fn config() -> bincode::config::Configuration {
+    bincode::config::standard()
 }
 
 /// Decodes with at most `LIMIT` bytes claimed, so that a length that no bytes follow allocates
@@ -55,15 +190,19 @@ fn decode_within<const LIMIT: usize, V: DeserializeOwned>(bytes: &[u8]) -> Resul
     }
 }
 
-fn encode_unchecked<V: Serialize>(value: &V) -> Result<Vec<u8>, String> {
-    bincode::serde::encode_to_vec(value, config()).map_err(|error| error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde::Deserialize;
+
+    fn encode<V: Serialize + DeserializeOwned>(value: &V) -> Result<Vec<u8>, String> {
+        encode_checked(&Bincode, value)
+    }
+
+    fn decode<V: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<V, String> {
+        Bincode.decode(bytes)
+    }
 
     proptest! {
         #[test]

@@ -5,10 +5,7 @@ use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::codec;
+use crate::codec::Encoding;
 use crate::conflict::Deletion;
 use crate::entity::{Entity, Record};
 use crate::error::{Error, Result};
@@ -47,6 +44,7 @@ pub(crate) struct CollectionState<V> {
     pub(crate) id: u32,
     pub(crate) name: Arc<str>,
     pub(crate) map: Map<V>,
+    pub(crate) encoding: Encoding<V>,
     /// Whether the log knows the name. Set under the lock of the log.
     pub(crate) announced: AtomicBool,
 }
@@ -248,57 +246,61 @@ impl<K: Key, V: Send + Sync + 'static> Iterator for Range<K, V> {
     }
 }
 
-impl<V> CollectionState<V> {
+impl<V: 'static> CollectionState<V> {
     /// Where something is, for messages.
     pub(crate) fn place<K: Key>(&self, key: &[u8]) -> String {
         format!("{}/{}", self.name, text_of::<K>(key))
     }
 
-    /// The collection with what is stored of it, decoded.
-    ///
-    /// # Errors
-    /// [`Error::Decode`].
-    pub(crate) fn load<K: Key>(
+    pub(crate) fn new(
         id: u32,
         name: &str,
         stripes: usize,
         deletions: usize,
-        stored: Option<Arc<StoredCollection>>,
-    ) -> Result<CollectionState<V>>
-    where
-        V: Serialize + DeserializeOwned,
-    {
-        let announced = AtomicBool::new(stored.is_some());
-        let map = Map::new(stripes, deletions);
-        let state = CollectionState { id, name: name.into(), map, announced };
-        let mut entries: Vec<_> = stored.iter().flat_map(|stored| stored.iter()).collect();
-        // In the order of the commits, so that the oldest deletions are the first forgotten.
-        entries.sort_unstable_by_key(|(_, stored)| stored.version());
-        for (key, stored) in entries {
-            state.restore::<K>(key, stored)?;
-        }
-        Ok(state)
+        stored: bool,
+        encoding: Encoding<V>,
+    ) -> CollectionState<V> {
+        let (map, announced) = (Map::new(stripes, deletions), AtomicBool::new(stored));
+        CollectionState { id, name: name.into(), map, encoding, announced }
     }
 
-    fn restore<K: Key>(&self, key: &KeyBuf, stored: &Stored) -> Result<()>
-    where
-        V: DeserializeOwned,
-    {
-        let unreadable = |detail| Error::Decode {
-            collection: Arc::clone(&self.name),
-            key: text_of::<K>(key),
-            detail,
-        };
-        let state = match stored {
-            Stored::Deleted(deletion) => State::Deleted(Arc::new(Deletion::clone(deletion))),
-            Stored::Live { metadata, value } => {
-                let value = codec::decode(value).map_err(unreadable)?;
-                State::Live(Arc::new(Record { metadata: metadata.clone(), value }))
-            }
-        };
+    /// Takes over what is stored, decoded.
+    ///
+    /// # Errors
+    /// [`Error::Decode`].
+    pub(crate) fn load<K: Key>(&self, stored: &StoredCollection) -> Result<()> {
+        for (key, stored) in in_commit_order(stored) {
+            let unreadable = |detail| Error::Decode {
+                collection: Arc::clone(&self.name),
+                key: text_of::<K>(key),
+                detail,
+            };
+            let state = match stored {
+                Stored::Deleted(deletion) => State::Deleted(Arc::new(Deletion::clone(deletion))),
+                Stored::Live { metadata, value } => {
+                    let value = self.encoding.codec.decode(value).map_err(unreadable)?;
+                    State::Live(Arc::new(Record { metadata: metadata.clone(), value }))
+                }
+            };
+            self.restore(key, state);
+        }
+        Ok(())
+    }
+
+    /// Puts in place what is durable already, before anybody else sees the collection.
+    pub(crate) fn restore(&self, key: &KeyBuf, state: State<V>) {
         let durable = Install { open_from: 0, durable: u64::MAX };
         let hash = self.map.hash(key);
         self.map.lock(hash, key).install(state, durable, &mut Garbage::new());
-        Ok(())
     }
+}
+
+/// What is stored, in the order of the commits, so that the oldest deletions are the first that
+/// are forgotten.
+pub(crate) fn in_commit_order(
+    stored: &StoredCollection,
+) -> impl Iterator<Item = (&KeyBuf, &Stored)> {
+    let mut entries: Vec<_> = stored.iter().collect();
+    entries.sort_unstable_by_key(|(_, stored)| stored.version());
+    entries.into_iter()
 }

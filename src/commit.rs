@@ -3,12 +3,10 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
-use crate::codec;
+use crate::codec::Encoding;
 use crate::collection::CollectionState;
 use crate::conflict::{Conflict, Current, Deletion, Effort, Reason};
 use crate::entity::{Actor, Entity, Metadata, Previous, Record};
@@ -16,6 +14,7 @@ use crate::error::{Error, Limit, Result};
 use crate::key::{Key, text_of};
 use crate::log::{Room, Stamp};
 use crate::map::{Garbage, Install, State};
+use crate::options::Limits;
 use crate::precondition::{Precondition, decide};
 use crate::record::{self, CATALOG, CatalogEntry, LoggedWrite};
 use crate::store::Inner;
@@ -98,7 +97,7 @@ impl<V> Written<V> {
     }
 }
 
-impl<V> Prepared<V> {
+impl<V: 'static> Prepared<V> {
     pub(crate) fn delete<K: Key>(
         store: &Inner,
         collection: &CollectionState<V>,
@@ -109,9 +108,7 @@ impl<V> Prepared<V> {
         let payload = payload_at_most::<K, V>(store, collection, key, 0, actor.as_ref());
         Prepared { change: Change::Delete, actor, preconditions, payload }
     }
-}
 
-impl<V: Serialize + DeserializeOwned> Prepared<V> {
     /// Encodes the value, if records are kept.
     ///
     /// # Errors
@@ -124,16 +121,10 @@ impl<V: Serialize + DeserializeOwned> Prepared<V> {
         actor: Option<Actor>,
         preconditions: Preconditions,
     ) -> Result<Prepared<V>> {
-        let mut encoded = Vec::new();
-        if store.journal.keeps_records() {
-            encoded = codec::encode(&record.value).map_err(|detail| Error::Encode {
-                collection: Arc::clone(&collection.name),
-                key: text_of::<K>(key),
-                detail,
-            })?;
-            let place = || collection.place::<K>(key);
-            store.limits.check(Limit::ValueBytes, encoded.len(), place)?;
-        }
+        let encoded = match store.journal.keeps_records() {
+            true => collection.encode::<K>(&store.limits, key, &record.value)?,
+            false => Vec::new(),
+        };
         let value = encoded.len();
         let payload = payload_at_most::<K, V>(store, collection, key, value, actor.as_ref());
         let change = Change::Put { record, encoded };
@@ -154,13 +145,27 @@ fn payload_at_most<K: Key, V>(
     }
     let announcement = match collection.announced.load(Ordering::Relaxed) {
         true => 0,
-        false => collection.name.len() + K::kind().len(),
+        false => collection.name.len() + K::kind().len() + collection.encoding.codec_name.len(),
     };
     let actor = actor.map_or(0, |actor| actor.as_str().len());
     key.len() + value + actor + announcement + record::NUMBERS_AT_MOST
 }
 
-impl<V> CollectionState<V> {
+impl<V: 'static> CollectionState<V> {
+    /// The bytes of a value that is to be stored under `key`.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] and [`Error::Limit`].
+    pub(crate) fn encode<K: Key>(&self, limits: &Limits, key: &[u8], value: &V) -> Result<Vec<u8>> {
+        let encoded = self.encoding.encode(value).map_err(|detail| Error::Encode {
+            collection: Arc::clone(&self.name),
+            key: text_of::<K>(key),
+            detail,
+        })?;
+        limits.check(Limit::ValueBytes, encoded.len(), || self.place::<K>(key))?;
+        Ok(encoded)
+    }
+
     /// Tries a change, for the record of which there is room. It takes effect if and only if all
     /// preconditions hold (G1).
     ///
@@ -207,15 +212,26 @@ impl<V> CollectionState<V> {
         let known = self.announced.swap(true, Ordering::Relaxed);
         record::begin(bytes, actor.map(Actor::as_str), if known { 1 } else { 2 });
         if !known {
-            let entry = CatalogEntry { id: self.id, key_kind: K::kind() }.encode();
-            let (key, value) = (self.name.as_bytes(), Some(&entry[..]));
-            LoggedWrite { collection: CATALOG, key, value }.encode(bytes);
+            self.announce::<K>(bytes);
         }
         let value = match change {
             Change::Put { encoded, .. } => Some(&encoded[..]),
             Change::Delete => None,
         };
         LoggedWrite { collection: self.id, key, value }.encode(bytes);
+    }
+
+    /// Writes what the catalog says of the collection.
+    pub(crate) fn announce<K: Key>(&self, bytes: &mut Vec<u8>) {
+        let entry = self.entry::<K>().encode();
+        let (key, value) = (self.name.as_bytes(), Some(&entry[..]));
+        LoggedWrite { collection: CATALOG, key, value }.encode(bytes);
+    }
+
+    pub(crate) fn entry<K: Key>(&self) -> CatalogEntry {
+        let Encoding { schema, codec_name, .. } = &self.encoding;
+        let (schema, codec) = (*schema, codec_name.clone());
+        CatalogEntry { id: self.id, key_kind: K::kind(), schema, codec }
     }
 }
 

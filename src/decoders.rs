@@ -1,9 +1,10 @@
 //! What the fuzz targets call: the decoders that read what a disk may hold, on bytes of any kind.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::clock::Timestamp;
-use crate::codec;
+use crate::codec::{Bincode, Codec};
 use crate::key::Key;
 use crate::log::frame::FrameBuilder;
 use crate::log::reader::{Damage, Segment};
@@ -42,8 +43,8 @@ pub fn decode_segment(bytes: &[u8]) -> Result<usize, String> {
 ///
 /// # Errors
 /// Says why they are none.
-pub fn decode_value<V: DeserializeOwned>(bytes: &[u8]) -> Result<V, String> {
-    codec::decode(bytes)
+pub fn decode_value<V: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<V, String> {
+    Bincode.decode(bytes)
 }
 
 /// Reads `bytes` as a stored key of type `K`, and gives its text form.
@@ -98,7 +99,8 @@ mod tests {
     #[test]
     fn the_images_get_past_every_checksum() {
         assert_eq!(decode_segment(&segment_with(&[])), Ok(0));
-        let entry = CatalogEntry { id: 1, key_kind: "string".to_owned() }.encode();
+        let (key_kind, codec) = ("string".to_owned(), "json".to_owned());
+        let entry = CatalogEntry { id: 1, key_kind, schema: 1, codec }.encode();
         let announced = LoggedWrite { collection: CATALOG, key: b"a", value: Some(&entry) };
         let put = LoggedWrite { collection: 1, key: b"k", value: Some(b"v") };
         let delete = LoggedWrite { value: None, ..put };

@@ -48,7 +48,7 @@ pub enum Error {
         /// What the codec said.
         detail: String,
     },
-    /// The collection is in use, or stored, with another type.
+    /// The collection is in use, or stored, with another type or another codec.
     CollectionType {
         /// The collection.
         collection: String,
@@ -56,6 +56,22 @@ pub enum Error {
         opened_as: String,
         /// What was asked for now.
         asked_for: String,
+    },
+    /// The collection is in use, or stored, with another schema number, and there is no
+    /// [migration](crate::CollectionBuilder::migrate) from that one. Nothing was changed.
+    Schema {
+        /// The collection.
+        collection: String,
+        /// The schema number that it has.
+        stored: u32,
+        /// The schema number that was asked for.
+        asked_for: u32,
+    },
+    /// A closure of the caller's opened a collection that is being migrated. The migration may be
+    /// waiting for that closure, so the closure cannot wait for the migration.
+    Migrating {
+        /// The collection.
+        collection: String,
     },
     /// Not a collection name: 1 to 64 characters of `a-z`, `0-9`, `_` and `-`.
     CollectionName(String),
@@ -133,6 +149,8 @@ pub enum Limit {
     Preconditions,
     /// Bytes that wait to be synced.
     PendingBytes,
+    /// Bytes of the one commit that a migration is.
+    MigrationBytes,
 }
 
 impl Error {
@@ -173,15 +191,16 @@ impl Error {
     /// The HTTP status that says the same: 409 for a conflict.
     pub fn http_status(&self) -> u16 {
         match self {
-            Error::Conflict(_) | Error::Refused(_) | Error::CollectionType { .. } => 409,
+            Error::Conflict(_) | Error::Refused(_) => 409,
+            Error::CollectionType { .. } | Error::Schema { .. } => 409,
             Error::Limit { limit: Limit::KeyBytes | Limit::ActorBytes, .. } => 400,
             Error::Limit { limit: Limit::Preconditions, .. } => 400,
             Error::Limit { limit: Limit::PendingBytes, .. } => 503,
             Error::Limit { limit: Limit::ValueBytes, .. } => 413,
-            Error::Limit { limit: Limit::Collections, .. } => 409,
+            Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. } => 409,
             Error::CollectionName(_) => 400,
             Error::Encode { .. } => 422,
-            Error::Closed | Error::Poisoned { .. } => 503,
+            Error::Closed | Error::Poisoned { .. } | Error::Migrating { .. } => 503,
             Error::DiskFull { .. } => 507,
             Error::Decode { .. }
             | Error::InUse(_)
@@ -210,7 +229,18 @@ impl fmt::Display for Error {
             }
             Error::CollectionType { collection, opened_as, asked_for } => {
                 write!(f, "collection {collection} holds {opened_as}, not {asked_for}; ")?;
-                f.write_str("use one type per collection")
+                f.write_str("use one type and one codec per collection")
+            }
+            Error::Schema { collection, stored, asked_for } => {
+                write!(f, "collection {collection} holds schema {stored}, not {asked_for}; ")?;
+                match stored > asked_for {
+                    true => write!(f, "use a build that knows schema {stored}"),
+                    false => write!(f, "declare it with a migration from schema {stored}"),
+                }
+            }
+            Error::Migrating { collection } => {
+                write!(f, "collection {collection} is being migrated; ")?;
+                f.write_str("open it before the closure runs, not within")
             }
             Error::CollectionName(name) => {
                 write!(f, "{name:?} is no collection name; ")?;
@@ -262,6 +292,7 @@ impl fmt::Display for Limit {
             Limit::Collections => "collections",
             Limit::Preconditions => "conditions and versions in them",
             Limit::PendingBytes => "bytes waiting to be synced",
+            Limit::MigrationBytes => "bytes of migrated collection",
         })
     }
 }

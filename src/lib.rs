@@ -39,8 +39,8 @@
 //! # Features
 //!
 //! None by default. `http`: conditional requests and problem documents, framework-neutral;
-//! `axum`: a router; `server`: the `ifmatch` program; `uuid`: `Uuid` keys; `testing`: a disk
-//! that loses power and a clock set by hand.
+//! `json`: values as JSON; `axum`: a router; `server`: the `ifmatch` program; `uuid`: `Uuid` keys;
+//! `testing`: a disk that loses power and a clock set by hand.
 
 #![cfg_attr(ifmatch_docs, feature(doc_cfg))]
 // No input makes the crate panic; tests and benchmarks may.
@@ -55,6 +55,7 @@ mod error;
 mod options;
 mod key;
 mod store;
+mod declare;
 mod collection;
 mod write;
 mod update;
@@ -66,6 +67,7 @@ mod journal;
 mod log;
 mod record;
 mod recovery;
+mod migration;
 mod codec;
 mod service;
 mod clock;
@@ -79,8 +81,12 @@ pub mod axum;
 mod decoders;
 
 pub use clock::Clock;
+#[cfg(feature = "json")]
+pub use codec::Json;
+pub use codec::{Bincode, Codec};
 pub use collection::{Collection, Range};
 pub use conflict::{Conflict, Deletion, Reason, Retry};
+pub use declare::CollectionBuilder;
 pub use entity::{Actor, Entity, Metadata};
 pub use error::{Error, Limit, Outcome, Result};
 pub use key::{AsKey, AsPrefix, Key};

@@ -23,6 +23,9 @@ const VALUE_BYTES_MAX: usize = 256 << 20;
 /// values at once could get here.
 pub(crate) const PENDING_BYTES_MAX: usize = 1 << 30;
 
+/// A migration is one record, whose length has 32 bits, and which joins what is pending.
+const MIGRATION_BYTES_MAX: usize = 1 << 30;
+
 /// The bounds of a store. Exceeding one is [`Error::Limit`], and nothing is written.
 ///
 /// ```
@@ -48,6 +51,9 @@ pub struct Limits {
     /// Deletions that a collection remembers, so that it can tell `deleted` from `absent`;
     /// 65,536 by default, spread over its stripes. Beyond it the oldest is forgotten.
     pub deletions: usize,
+    /// Bytes of a migrated collection: a migration is one commit. 256 MiB by default, at most
+    /// 1 GiB.
+    pub migration_bytes: usize,
 }
 
 impl Default for Limits {
@@ -59,6 +65,7 @@ impl Default for Limits {
             collections: 10_000,
             preconditions: 1_000,
             deletions: 65_536,
+            migration_bytes: 256 << 20,
         }
     }
 }
@@ -78,6 +85,7 @@ impl Limits {
             Limit::Collections => self.collections,
             Limit::Preconditions => self.preconditions,
             Limit::PendingBytes => PENDING_BYTES_MAX,
+            Limit::MigrationBytes => self.migration_bytes.min(MIGRATION_BYTES_MAX),
         };
         if actual <= allowed {
             return Ok(());

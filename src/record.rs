@@ -9,7 +9,7 @@ use crate::log::frame::take;
 pub(crate) const CATALOG: u32 = 0;
 
 /// Bytes that the numbers of a record of two writes take at most, its own and those of the writes.
-pub(crate) const NUMBERS_AT_MOST: usize = 100;
+pub(crate) const NUMBERS_AT_MOST: usize = 128;
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
@@ -82,6 +82,10 @@ pub(crate) struct CatalogEntry {
     pub(crate) id: u32,
     /// The type of its keys.
     pub(crate) key_kind: String,
+    /// Which type of values it holds, by the caller's counting.
+    pub(crate) schema: u32,
+    /// The name of the codec of its values.
+    pub(crate) codec: String,
 }
 
 impl CatalogEntry {
@@ -89,14 +93,18 @@ impl CatalogEntry {
         let mut bytes = Vec::new();
         put_number(&mut bytes, self.id.into());
         put_bytes(&mut bytes, self.key_kind.as_bytes());
+        put_number(&mut bytes, self.schema.into());
+        put_bytes(&mut bytes, self.codec.as_bytes());
         bytes
     }
 
     pub(crate) fn decode(mut bytes: &[u8]) -> Option<CatalogEntry> {
         let rest = &mut bytes;
         let id = u32::try_from(take_number(rest)?).ok()?;
-        let key_kind = String::from_utf8(take_bytes(rest)?.to_vec()).ok()?;
-        rest.is_empty().then_some(CatalogEntry { id, key_kind })
+        let key_kind = take_text(rest)?;
+        let schema = u32::try_from(take_number(rest)?).ok()?;
+        let codec = take_text(rest)?;
+        rest.is_empty().then_some(CatalogEntry { id, key_kind, schema, codec })
     }
 }
 
@@ -135,6 +143,10 @@ fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     take_slice(bytes, len)
 }
 
+fn take_text(bytes: &mut &[u8]) -> Option<String> {
+    String::from_utf8(take_bytes(bytes)?.to_vec()).ok()
+}
+
 fn take_slice<'a>(bytes: &mut &'a [u8], len: u64) -> Option<&'a [u8]> {
     let (content, rest) = bytes.split_at_checked(usize::try_from(len).ok()?)?;
     *bytes = rest;
@@ -167,6 +179,15 @@ mod tests {
             prop_assert_eq!(decoded.writes, writes);
             bytes.push(0);
             prop_assert!(decode(&bytes).is_none());
+        }
+
+        #[test]
+        fn a_catalog_entry_reads_back(id: u32, key_kind: String, schema: u32, codec: String) {
+            let entry = CatalogEntry { id, key_kind, schema, codec };
+            let mut bytes = entry.encode();
+            prop_assert_eq!(CatalogEntry::decode(&bytes), Some(entry));
+            bytes.push(0);
+            prop_assert!(CatalogEntry::decode(&bytes).is_none());
         }
 
         #[test]

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use smallvec::smallvec;
 
 use crate::collection::Collection;
@@ -68,7 +66,7 @@ pub(crate) struct Run<'a, K, V, F, M> {
 impl<'a, K, V, F, M> Run<'a, K, V, F, M>
 where
     K: Key,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
     M: Method<V, F>,
 {
     pub(crate) fn new(

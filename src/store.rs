@@ -1,7 +1,7 @@
 //! The store: a set of collections with one commit order.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,17 +10,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::clock::{Clock, Timestamp};
+use crate::codec::Encoding;
 use crate::collection::{Collection, CollectionState};
+use crate::declare::CollectionBuilder;
 use crate::disk::Disk;
 use crate::error::{Error, Limit, Result};
 use crate::journal::{Counter, Journal};
 use crate::key::Key;
 use crate::log::Log;
+use crate::migration::{Migration, check_codec};
 use crate::options::{Limits, RetryPolicy, StoreBuilder};
 use crate::record::CatalogEntry;
 use crate::recovery::{self, Contents, Recovered, StoredCollection};
 use crate::service::Service;
-use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, UserCode};
 use crate::turns::Turns;
 use crate::version::{EntityTag, Lineage, Version};
 
@@ -51,6 +54,8 @@ pub(crate) struct Inner {
     closed: AtomicBool,
     stripes: usize,
     registry: Mutex<Registry>,
+    /// A migration has ended, well or not.
+    migrated: Condvar,
     /// Keeps other processes out of the directory until the store is closed.
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
@@ -63,6 +68,9 @@ struct Registry {
     /// What was recovered of collections that are not open yet.
     stored: BTreeMap<u32, Arc<StoredCollection>>,
     open: BTreeMap<String, Open>,
+    /// Those that a thread migrates at the moment: they are not open, and nobody else may open
+    /// them meanwhile.
+    migrating: BTreeSet<String>,
     next_id: u32,
 }
 
@@ -140,7 +148,7 @@ impl Store {
         let Contents { catalog, collections, .. } = contents;
         let next_id = catalog.values().map(|entry| entry.id).max().unwrap_or(0) + 1;
         let stored = collections.into_iter().map(|(id, stored)| (id, Arc::new(stored))).collect();
-        let registry = Registry { catalog, stored, open: BTreeMap::new(), next_id };
+        let registry = Registry { catalog, stored, next_id, ..Registry::default() };
         let inner = Inner {
             lineage,
             journal,
@@ -153,52 +161,110 @@ impl Store {
             closed: AtomicBool::new(false),
             stripes,
             registry: Mutex::new(registry),
+            migrated: Condvar::new(),
             lock: Mutex::new(lock),
         };
         Store { inner: Arc::new(inner) }
     }
 
-    /// The collection of this name. It comes to be with its first write.
+    /// The collection of this name, in the default codec and with schema number 1: short for
+    /// [`declare`](Store::declare) and [`open`](CollectionBuilder::open). It comes to be with its
+    /// first write.
     ///
     /// Opening a stored collection decodes its values; opening it again gives the same one. The
     /// bytes of a value do not tell its type: whether they are a `V` is decided by whether they
-    /// decode as one.
+    /// decode as one, unless the schema number tells.
     ///
     /// # Errors
     /// [`Error::CollectionName`]; [`Error::CollectionType`] if it is open or stored with other
-    /// types; [`Error::Decode`] if a stored value is no `V`; [`Error::Limit`].
+    /// types or another codec; [`Error::Schema`] if its schema number is not 1;
+    /// [`Error::Decode`] if a stored value is no `V`; [`Error::Limit`].
     pub fn collection<K, V>(&self, name: &str) -> Result<Collection<K, V>>
     where
         K: Key,
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
+        self.declare(name).open()
+    }
+
+    /// A collection that is to be opened with more than its types: a schema number, a codec,
+    /// migrations.
+    ///
+    /// ```
+    /// let store = ifmatch::Store::in_memory();
+    /// let shifts = store.declare::<String, u32>("shifts").schema(2).open()?;
+    /// shifts.create("s-17", 8).commit()?;
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn declare<'a, K, V>(&'a self, name: &'a str) -> CollectionBuilder<'a, K, V> {
+        CollectionBuilder::new(self, name)
+    }
+
+    pub(crate) fn open_collection<K: Key, V: Send + Sync + 'static>(
+        &self,
+        name: &str,
+        encoding: Encoding<V>,
+        migrations: &mut BTreeMap<u32, Migration<'_, V>>,
+    ) -> Result<Collection<K, V>> {
         if !is_collection_name(name) {
             return Err(Error::CollectionName(name.to_owned()));
         }
         let types = format!("{} -> {}", K::kind(), std::any::type_name::<V>());
-        let (id, stored) = {
-            let mut registry = self.inner.registry.lock();
+        let inner = &*self.inner;
+        let (id, stored, migration) = {
+            let mut registry = inner.registry_without_migration(name)?;
             if let Some(open) = registry.open.get(name) {
-                return self.again(open, name, &types);
+                return self.again(open, name, &types, &encoding);
             }
             let known = registry.catalog.contains_key(name);
             let taken = registry.next_id as usize - 1;
             let wanted = if known { 0 } else { taken + 1 };
-            self.inner.limits.check(Limit::Collections, wanted, || name.to_owned())?;
-            registry.id_of(name, &K::kind())?
+            inner.limits.check(Limit::Collections, wanted, || name.to_owned())?;
+            let (id, stored) = registry.id_of(name, &K::kind())?;
+            let migration = match registry.catalog.get(name) {
+                Some(entry) => Migration::choose(migrations, name, entry, &encoding)?,
+                None => None,
+            };
+            let migration = migration.map(|migration| {
+                registry.migrating.insert(name.to_owned());
+                (migration, UnderWay { inner, name })
+            });
+            (id, stored, migration)
         };
         // Decoding runs the caller's code: no lock is held. If another thread was faster, what
         // it opened counts, and this is dropped.
-        let (stripes, deletions) = (self.inner.stripes, self.inner.limits.deletions);
-        let state = CollectionState::<V>::load::<K>(id, name, stripes, deletions, stored)?;
-        let state: Arc<dyn Any + Send + Sync> = Arc::new(state);
-        let mut registry = self.inner.registry.lock();
+        let (stripes, deletions) = (inner.stripes, inner.limits.deletions);
+        let known = stored.is_some();
+        let state = CollectionState::new(id, name, stripes, deletions, known, encoding);
+        let stored = stored.unwrap_or_default();
+        let mut migrated = None;
+        let under_way = match migration {
+            None => {
+                state.load::<K>(&stored)?;
+                None
+            }
+            Some((migration, under_way)) => {
+                migration.run::<K>(inner, &state, &stored)?;
+                migrated = Some(state.entry::<K>());
+                Some(under_way)
+            }
+        };
+        let state = Arc::new(state);
+        let opened: Arc<dyn Any + Send + Sync> = state.clone();
+        // A migration that began meanwhile is not overtaken: what is written to a collection that
+        // was opened before would be in the old schema, behind the record that says otherwise.
+        let mut registry = match under_way {
+            Some(_) => inner.registry.lock(),
+            None => inner.registry_without_migration(name)?,
+        };
+        registry.catalog.extend(migrated.map(|entry| (name.to_owned(), entry)));
         let surplus = registry.stored.remove(&id);
-        let open = Open { state: Arc::clone(&state), types: types.clone() };
-        let result = self.again(registry.open.entry(name.to_owned()).or_insert(open), name, &types);
+        let open = Open { state: opened, types: types.clone() };
+        let open = registry.open.entry(name.to_owned()).or_insert(open);
+        let result = self.again(open, name, &types, &state.encoding);
         // What is not needed is dropped when nothing is locked: that may run the caller's code.
         drop(registry);
-        drop((state, surplus));
+        drop((state, surplus, stored, under_way));
         result
     }
 
@@ -207,16 +273,22 @@ impl Store {
         open: &Open,
         name: &str,
         types: &str,
+        encoding: &Encoding<V>,
     ) -> Result<Collection<K, V>> {
         let state = Arc::clone(&open.state).downcast::<CollectionState<V>>();
-        match state.ok().filter(|_| open.types == types) {
-            Some(state) => Ok(Collection::new(Arc::clone(&self.inner), state)),
-            None => Err(Error::CollectionType {
+        let Some(state) = state.ok().filter(|_| open.types == types) else {
+            return Err(Error::CollectionType {
                 collection: name.to_owned(),
                 opened_as: open.types.clone(),
                 asked_for: types.to_owned(),
-            }),
+            });
+        };
+        let (stored, asked_for) = (state.encoding.schema, encoding.schema);
+        if stored != asked_for {
+            return Err(Error::Schema { collection: name.to_owned(), stored, asked_for });
         }
+        check_codec(name, &state.encoding.codec_name, &encoding.codec_name)?;
+        Ok(Collection::new(Arc::clone(&self.inner), state))
     }
 
     /// The names of the collections that are stored or open, in order.
@@ -278,6 +350,21 @@ impl Inner {
         Ok(self.journal.shown())
     }
 
+    /// The registry, when nobody migrates the collection.
+    ///
+    /// # Errors
+    /// [`Error::Migrating`] if it is one of the caller's closures that would have to wait.
+    fn registry_without_migration(&self, name: &str) -> Result<MutexGuard<'_, Registry>> {
+        let mut registry = self.registry.lock();
+        while registry.migrating.contains(name) {
+            if UserCode::is_running() {
+                return Err(Error::Migrating { collection: name.to_owned() });
+            }
+            registry = self.migrated.wait(registry, None);
+        }
+        Ok(registry)
+    }
+
     fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
         let closed = self.journal.close();
@@ -294,6 +381,19 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Nobody is left to tell; whatever was acknowledged is durable already.
         let _ = self.close();
+    }
+}
+
+/// A migration that has begun; over when it is dropped.
+struct UnderWay<'a> {
+    inner: &'a Inner,
+    name: &'a str,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.inner.registry.lock().migrating.remove(self.name);
+        self.inner.migrated.notify_all();
     }
 }
 

@@ -6,9 +6,6 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use crate::collection::Collection;
 use crate::entity::{Actor, Entity};
 use crate::error::{Error, Result};
@@ -164,7 +161,7 @@ impl<'a, K: Key, V: Send + Sync + 'static, F, M> Update<'a, K, V, F, M> {
 impl<'a, K, V, F, M> Update<'a, K, V, F, M>
 where
     K: Key,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
     M: Method<V, F>,
 {
     /// Runs the change and blocks until its answer is durable (G3).
@@ -221,7 +218,7 @@ where
 impl<'a, K, V, F, M> IntoFuture for Update<'a, K, V, F, M>
 where
     K: Key,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
     M: Method<V, F>,
 {
     type Output = Result<M::Output>;
@@ -255,7 +252,7 @@ impl<K, V, F, M> Unpin for UpdateFuture<'_, K, V, F, M> {}
 impl<K, V, F, M> Future for UpdateFuture<'_, K, V, F, M>
 where
     K: Key,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
     M: Method<V, F>,
 {
     type Output = Result<M::Output>;
@@ -305,7 +302,7 @@ enum Advance<V, O> {
 impl<'a, K, V, F, M> UpdateFuture<'a, K, V, F, M>
 where
     K: Key,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
     M: Method<V, F>,
 {
     fn poll_phase(

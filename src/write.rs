@@ -8,9 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use crate::collection::Collection;
 use crate::commit::{Attempt, Landed, Preconditions, Prepared, Written};
 use crate::entity::{Actor, Entity, Record};
@@ -228,7 +225,7 @@ impl<'a, K, V, O, C> Write<'a, K, V, O, C> {
 impl<K, V, O> Write<'_, K, V, O>
 where
     K: Key,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
     O: Operation<V>,
 {
     /// Runs the write and blocks until its answer is durable (G3).
@@ -256,7 +253,7 @@ where
 impl<'a, K, V, O> IntoFuture for Write<'a, K, V, O>
 where
     K: Key,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
     O: Operation<V>,
 {
     type Output = Result<O::Output>;
@@ -290,7 +287,7 @@ impl<K, V, O> Unpin for WriteFuture<'_, K, V, O> {}
 impl<K, V, O> Future for WriteFuture<'_, K, V, O>
 where
     K: Key,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
     O: Operation<V>,
 {
     type Output = Result<O::Output>;
@@ -358,10 +355,7 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
     ///
     /// # Errors
     /// [`Encode`](crate::Error::Encode) and [`Limit`](crate::Error::Limit).
-    fn prepare(self) -> Result<Prepared<V>>
-    where
-        V: Serialize + DeserializeOwned,
-    {
+    fn prepare(self) -> Result<Prepared<V>> {
         let Request { collection, key, record, preconditions, actor } = self;
         let Collection { store, state, .. } = collection;
         match record {

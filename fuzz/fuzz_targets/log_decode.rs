@@ -7,11 +7,11 @@ use std::hash::{DefaultHasher, Hasher};
 
 use ifmatch::testing;
 use libfuzzer_sys::fuzz_target;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// One of each shape that serde knows, so that every path of the codec is taken.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[allow(dead_code, reason = "only decoding it matters")]
 enum Value {
     Unit,

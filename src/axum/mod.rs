@@ -21,8 +21,8 @@ use crate::store::Store;
 ///
 /// Serves `/collections/{collection}`, `/collections/{collection}/{key}` and `/healthz`, and
 /// answers everything else itself: give it a path of its own with [`Router::nest`]. Its
-/// collections are [`Collection<String, Document>`](crate::Collection), so that the program that
-/// embeds it can use them too.
+/// collections are [`Collection<String, Document>`](crate::Collection) in the codec
+/// [`Json`](crate::Json), so that the program that embeds it can use them too.
 ///
 /// ```
 /// let store = ifmatch::Store::in_memory();

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::RouterOptions;
 use super::path::Resource;
 use super::response;
+use crate::codec::Json;
 use crate::collection::Collection;
 use crate::error::Error;
 use crate::http::{Conditions, Document, Problem, ProblemReason};
@@ -79,7 +80,8 @@ impl Service {
     }
 
     pub(super) fn open(&self, name: &str) -> Result<Collection<String, Document>, Problem> {
-        self.store.collection(name).map_err(|error| self.failure(&error, &Conditions::default()))
+        let opened = self.store.declare(name).codec(Json).open();
+        opened.map_err(|error| self.failure(&error, &Conditions::default()))
     }
 
     pub(super) fn failure(&self, error: &Error, conditions: &Conditions) -> Problem {

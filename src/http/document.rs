@@ -3,11 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde::ser::{Serialize, Serializer};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::codec::{Codec, Json};
+
 /// A JSON document, kept byte for byte as it was sent. Cheap to clone.
+///
+/// Its codec is [`Json`]: a collection of documents is declared with it, and its values are
+/// stored as the documents' text.
 ///
 /// ```
 /// use ifmatch::http::Document;
@@ -15,7 +19,11 @@ use serde_json::value::RawValue;
 /// let document = Document::parse(r#"{ "open": 1e0 }"#.to_owned())?;
 /// assert_eq!(document.json(), r#"{ "open": 1e0 }"#);
 /// assert!(Document::parse("{open: 1}".to_owned()).is_err());
-/// # Ok::<(), ifmatch::http::InvalidDocument>(())
+///
+/// let store = ifmatch::Store::in_memory();
+/// let shifts = store.declare::<String, Document>("shifts").codec(ifmatch::Json).open()?;
+/// shifts.create("s-17", document).commit()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Document {
@@ -74,16 +82,18 @@ impl fmt::Debug for Document {
     }
 }
 
-/// As a string, so that any codec keeps the bytes.
-impl Serialize for Document {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.json)
+/// The text itself, byte for byte.
+impl Codec<Document> for Json {
+    fn name(&self) -> &str {
+        Json::NAME
     }
-}
 
-impl<'de> Deserialize<'de> for Document {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Document, D::Error> {
-        Document::parse(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    fn encode(&self, document: &Document) -> Result<Vec<u8>, String> {
+        Ok(document.json.as_bytes().to_vec())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Document, String> {
+        Document::from_bytes(bytes.to_vec()).map_err(|error| error.to_string())
     }
 }
 
@@ -151,7 +161,7 @@ impl<'de> Visitor<'de> for Checked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec;
+    use crate::codec::encode_checked;
     use proptest::prelude::*;
 
     #[test]
@@ -176,8 +186,9 @@ mod tests {
         #[test]
         fn a_stored_document_reads_back(text: String) {
             let document = Document::parse(serde_json::to_string(&text).unwrap()).unwrap();
-            let bytes = codec::encode(&document).unwrap();
-            prop_assert_eq!(codec::decode(&bytes), Ok(document));
+            let bytes = encode_checked(&Json, &document).unwrap();
+            prop_assert_eq!(&bytes, document.json().as_bytes());
+            prop_assert_eq!(Json.decode(&bytes), Ok(document));
         }
 
         #[test]

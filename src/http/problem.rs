@@ -321,13 +321,17 @@ impl From<Problem> for Response<String> {
 fn reason_of(error: &Error) -> ProblemReason {
     match error {
         Error::Conflict(conflict) => ProblemReason::Conflict(conflict.reason()),
-        Error::Refused(_) | Error::CollectionType { .. } => ProblemReason::WrongState,
+        Error::Refused(_) | Error::CollectionType { .. } | Error::Schema { .. } => {
+            ProblemReason::WrongState
+        }
         Error::Limit { limit: Limit::ValueBytes, .. } => ProblemReason::TooLarge,
-        Error::Limit { limit: Limit::Collections, .. } => ProblemReason::Limit,
+        Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. } => {
+            ProblemReason::Limit
+        }
         Error::Limit { .. } | Error::CollectionName(_) | Error::Encode { .. } => {
             ProblemReason::Malformed
         }
-        Error::Closed => ProblemReason::Overloaded,
+        Error::Closed | Error::Migrating { .. } => ProblemReason::Overloaded,
         Error::Poisoned { .. } => ProblemReason::Poisoned,
         Error::DiskFull { .. } => ProblemReason::DiskFull,
         Error::Decode { .. }

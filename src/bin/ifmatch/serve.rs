@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use ifmatch::Store;
 use ifmatch::axum::RouterOptions;
 use ifmatch::http::{Document, StaleStatus};
+use ifmatch::{Json, Store};
 use tokio::runtime::Runtime;
 
 use crate::server;
@@ -115,7 +115,7 @@ impl Serve {
 fn open(directory: &Path) -> ifmatch::Result<Store> {
     let store = Store::open(directory)?;
     for name in store.collections() {
-        store.collection::<String, Document>(&name)?;
+        store.declare::<String, Document>(&name).codec(Json).open()?;
     }
     Ok(store)
 }

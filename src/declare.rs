@@ -1,0 +1,190 @@
+//! Declaring a collection: its schema number, its codec and its migrations.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::codec::{Bincode, Codec, Encoding};
+use crate::collection::Collection;
+use crate::error::Result;
+use crate::key::Key;
+use crate::migration::Migration;
+use crate::store::Store;
+
+/// A collection that is about to be opened, made by [`Store::declare`].
+///
+/// Values evolve: the bytes of a value do not tell their type, so the store keeps a number beside
+/// them. Whoever changes the type changes the number, and says how to get from the old type to
+/// the new one.
+///
+/// ```
+/// use ifmatch::Store;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct OldShift {
+///     hours: u32,
+/// }
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Shift {
+///     minutes: u32,
+///     notes: Vec<String>,
+/// }
+///
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let path = directory.path();
+/// let store = Store::open(path)?;
+/// let shifts = store.collection::<String, OldShift>("shifts")?; // schema 1
+/// let v1 = shifts.create("s-17", OldShift { hours: 8 }).commit()?.version();
+/// # drop(shifts);
+/// store.close()?;
+///
+/// // The next release of the program:
+/// let store = Store::open(path)?;
+/// let shifts = store
+///     .declare::<String, Shift>("shifts")
+///     .schema(2)
+///     .migrate(1, |old: OldShift| Shift { minutes: old.hours * 60, notes: Vec::new() })
+///     .open()?;
+/// let shift = shifts.get("s-17")?.expect("it was migrated");
+/// assert_eq!(shift.minutes, 480);
+/// assert!(shift.version() > v1, "a new content has a new version");
+/// assert_eq!(shift.written_by(), Some("migration"));
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+#[must_use = "a builder opens nothing before `open`"]
+pub struct CollectionBuilder<'a, K, V, C = Bincode> {
+    store: &'a Store,
+    name: &'a str,
+    schema: u32,
+    codec: Arc<C>,
+    trusted: bool,
+    migrations: BTreeMap<u32, Migration<'a, V>>,
+    key: PhantomData<fn() -> K>,
+}
+
+impl<'a, K, V> CollectionBuilder<'a, K, V> {
+    pub(crate) fn new(store: &'a Store, name: &'a str) -> CollectionBuilder<'a, K, V> {
+        CollectionBuilder {
+            store,
+            name,
+            schema: 1,
+            codec: Arc::new(Bincode),
+            trusted: false,
+            migrations: BTreeMap::new(),
+            key: PhantomData,
+        }
+    }
+}
+
+impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
+    /// The number of the type of the values; 1 by default. Give each type that was ever stored a
+    /// number of its own.
+    pub fn schema(mut self, number: u32) -> Self {
+        self.schema = number;
+        self
+    }
+
+    /// How values are stored; [`Bincode`] by default. Name it before the migrations, which read
+    /// with it.
+    pub fn codec<D>(self, codec: D) -> CollectionBuilder<'a, K, V, D> {
+        let CollectionBuilder { store, name, schema, trusted, migrations, key, .. } = self;
+        let codec = Arc::new(codec);
+        CollectionBuilder { store, name, schema, codec, trusted, migrations, key }
+    }
+
+    /// Takes the codec at its word. By default every value is decoded once before it is stored,
+    /// and one that does not read back as what it was is refused: serde can write types that it
+    /// cannot read. That is a decoding and an encoding more for each durable write.
+    pub fn trust_encoding(mut self) -> Self {
+        self.trusted = true;
+        self
+    }
+
+    /// How to get from the values of an older schema, in the codec named so far, to these. One
+    /// for each number that may still be stored.
+    ///
+    /// A migration happens in [`open`](CollectionBuilder::open), and is one commit: all entities
+    /// get one new version, written now by an actor named `migration`; when they were created is
+    /// kept, and so are remembered deletions. It is durable before `open` returns. A crash or an
+    /// error before that leaves everything as it was, and the next `open` begins anew; so `f` may
+    /// run several times for an entity, and must have no outside effects. No lock is held
+    /// meanwhile.
+    pub fn migrate<Old>(self, from: u32, f: impl FnMut(Old) -> V + 'a) -> Self
+    where
+        C: Codec<Old>,
+    {
+        let codec = Arc::clone(&self.codec);
+        self.add(from, Migration::new(codec, f))
+    }
+
+    /// As [`migrate`](CollectionBuilder::migrate), from values that were stored by another codec.
+    ///
+    /// ```
+    /// # #[cfg(feature = "json")] {
+    /// use ifmatch::{Bincode, Json};
+    ///
+    /// let store = ifmatch::Store::in_memory();
+    /// let notes = store
+    ///     .declare::<u64, String>("notes")
+    ///     .schema(2)
+    ///     .codec(Json)
+    ///     .migrate_from(1, Bincode, |note: String| note)
+    ///     .open()?;
+    /// notes.create(1, "call back".to_owned()).commit()?;
+    /// # }
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn migrate_from<Old, D: Codec<Old>>(
+        self,
+        from: u32,
+        codec: D,
+        f: impl FnMut(Old) -> V + 'a,
+    ) -> Self {
+        self.add(from, Migration::new(Arc::new(codec), f))
+    }
+
+    fn add(mut self, from: u32, migration: Migration<'a, V>) -> Self {
+        self.migrations.insert(from, migration);
+        self
+    }
+
+    /// Opens the collection. It comes to be with its first write.
+    ///
+    /// Opening a stored collection decodes its values, and migrates them where its schema number
+    /// is another one. While one thread migrates, others that open the collection wait; closures
+    /// of the caller's cannot wait, and are refused. Opening it again gives the same one: whoever
+    /// opens it first in a process decides whether the codec is trusted.
+    ///
+    /// # Errors
+    /// [`CollectionName`](crate::Error::CollectionName);
+    /// [`CollectionType`](crate::Error::CollectionType) if it is open or stored with other types
+    /// or another codec; [`Schema`](crate::Error::Schema) if it has another schema number, and
+    /// there is no migration from that; [`Decode`](crate::Error::Decode) if a stored value is not
+    /// of its type; [`Limit`](crate::Error::Limit).
+    ///
+    /// Of a migration also [`Encode`](crate::Error::Encode), [`Closed`](crate::Error::Closed),
+    /// [`Migrating`](crate::Error::Migrating) and [`Poisoned`](crate::Error::Poisoned). Nothing
+    /// has changed then, unless `Poisoned` says that the outcome is unknown.
+    pub fn open(self) -> Result<Collection<K, V>>
+    where
+        K: Key,
+        V: Send + Sync + 'static,
+        C: Codec<V>,
+    {
+        let CollectionBuilder { store, name, schema, codec, trusted, mut migrations, .. } = self;
+        let encoding = Encoding::new(schema, codec, trusted);
+        store.open_collection(name, encoding, &mut migrations)
+    }
+}
+
+impl<K, V, C> fmt::Debug for CollectionBuilder<'_, K, V, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CollectionBuilder")
+            .field("name", &self.name)
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,152 @@
+//! From one schema of a collection to the next: all of its entities, in one commit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::codec::{Codec, Encoding};
+use crate::collection::{CollectionState, in_commit_order};
+use crate::entity::{Actor, Metadata, Previous, Record};
+use crate::error::{Error, Limit, Result};
+use crate::key::{Key, text_of};
+use crate::map::{KeyBuf, State};
+use crate::record::{self, CatalogEntry, LoggedWrite};
+use crate::recovery::{Stored, StoredCollection};
+use crate::store::Inner;
+use crate::sync::UserCode;
+use crate::version::Version;
+
+/// Who has written the entities that a migration wrote. Who wrote them before is history: a
+/// record has one actor, and a reader whose version is gone is told what took it away.
+const ACTOR: &str = "migration";
+
+/// How to get from the stored values of one schema to those of another.
+pub(crate) struct Migration<'a, V> {
+    codec_name: String,
+    convert: Box<Convert<'a, V>>,
+}
+
+type Convert<'a, V> = dyn FnMut(&[u8]) -> std::result::Result<V, String> + 'a;
+
+impl<'a, V: 'static> Migration<'a, V> {
+    pub(crate) fn new<Old, C: Codec<Old>>(
+        codec: Arc<C>,
+        mut f: impl FnMut(Old) -> V + 'a,
+    ) -> Migration<'a, V> {
+        let codec_name = codec.name().to_owned();
+        Migration { codec_name, convert: Box::new(move |bytes| Ok(f(codec.decode(bytes)?))) }
+    }
+
+    /// The one that leads from what is stored to what is asked for; `None` if they are the same.
+    ///
+    /// # Errors
+    /// [`Error::Schema`] and [`Error::CollectionType`].
+    pub(crate) fn choose<'m>(
+        migrations: &'m mut BTreeMap<u32, Migration<'a, V>>,
+        collection: &str,
+        stored: &CatalogEntry,
+        wanted: &Encoding<V>,
+    ) -> Result<Option<&'m mut Migration<'a, V>>> {
+        if stored.schema == wanted.schema {
+            check_codec(collection, &stored.codec, &wanted.codec_name)?;
+            return Ok(None);
+        }
+        let Some(migration) = migrations.get_mut(&stored.schema) else {
+            let (stored, asked_for) = (stored.schema, wanted.schema);
+            return Err(Error::Schema { collection: collection.to_owned(), stored, asked_for });
+        };
+        check_codec(collection, &stored.codec, &migration.codec_name)?;
+        Ok(Some(migration))
+    }
+
+    /// Migrates what is stored into `state`, which is empty, and waits until that is durable.
+    ///
+    /// # Errors
+    /// [`Error::Decode`], [`Error::Encode`], [`Error::Limit`], [`Error::Closed`] and
+    /// [`Error::Poisoned`]. Nothing has been written then, unless the last says otherwise.
+    pub(crate) fn run<K: Key>(
+        &mut self,
+        store: &Inner,
+        state: &CollectionState<V>,
+        stored: &StoredCollection,
+    ) -> Result<()> {
+        let (payload, migrated) = self.convert_all::<K>(store, state, stored)?;
+        let room = store.journal.reserve(payload.len())?;
+        let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&payload);
+        let stamp = store.journal.append(&*store.clock, false, room, write)?;
+        // Whatever the durability: nothing of the new schema is shown before.
+        store.journal.flush()?;
+        for (key, stored) in in_commit_order(stored) {
+            if let Stored::Deleted(deletion) = stored {
+                state.restore(key, State::Deleted(Arc::new(deletion.clone())));
+            }
+        }
+        let (version, actor) = (Version::new(stamp.version), Actor::from(ACTOR));
+        for Migrated { key, metadata, value } in migrated {
+            let version = version.unwrap_or(metadata.version);
+            let (previous, actor) = (Previous::Live(metadata), Some(actor.clone()));
+            let metadata = Metadata::after(previous, version, stamp.written_at, actor);
+            state.restore(key, State::Live(Arc::new(Record { metadata, value })));
+        }
+        Ok(())
+    }
+
+    /// The record of the migration, and the new values.
+    fn convert_all<'s, K: Key>(
+        &mut self,
+        store: &Inner,
+        state: &CollectionState<V>,
+        stored: &'s StoredCollection,
+    ) -> Result<(Vec<u8>, Vec<Migrated<'s, V>>)> {
+        // A closure of the caller's that opens this collection must not wait for itself.
+        let _running = UserCode::enter();
+        let mut live: Vec<_> = stored.iter().filter_map(live).collect();
+        live.sort_unstable_by_key(|(key, ..)| *key);
+        let mut payload = Vec::new();
+        record::begin(&mut payload, Some(ACTOR), live.len() as u64 + 1);
+        state.announce::<K>(&mut payload);
+        let mut migrated = Vec::with_capacity(live.len());
+        for (key, metadata, bytes) in live {
+            let (collection, text) = (|| Arc::clone(&state.name), || text_of::<K>(key));
+            let value = (self.convert)(bytes).map_err(|detail| Error::Decode {
+                collection: collection(),
+                key: text(),
+                detail,
+            })?;
+            let encoded = state.encode::<K>(&store.limits, key, &value)?;
+            LoggedWrite { collection: state.id, key, value: Some(&encoded) }.encode(&mut payload);
+            let place = || state.name.as_ref().to_owned();
+            store.limits.check(Limit::MigrationBytes, payload.len(), place)?;
+            migrated.push(Migrated { key, metadata, value });
+        }
+        Ok((payload, migrated))
+    }
+}
+
+/// An entity that is about to get its new version.
+struct Migrated<'s, V> {
+    key: &'s KeyBuf,
+    metadata: &'s Metadata,
+    value: V,
+}
+
+fn live<'s>(
+    (key, stored): (&'s KeyBuf, &'s Stored),
+) -> Option<(&'s KeyBuf, &'s Metadata, &'s [u8])> {
+    match stored {
+        Stored::Live { metadata, value } => Some((key, metadata, value)),
+        Stored::Deleted(_) => None,
+    }
+}
+
+/// # Errors
+/// [`Error::CollectionType`].
+pub(crate) fn check_codec(collection: &str, stored: &str, asked_for: &str) -> Result<()> {
+    if stored == asked_for {
+        return Ok(());
+    }
+    Err(Error::CollectionType {
+        collection: collection.to_owned(),
+        opened_as: format!("values in the codec {stored}"),
+        asked_for: format!("values in the codec {asked_for}"),
+    })
+}
