@@ -78,6 +78,15 @@ fn block_on<F: IntoFuture>(future: F) -> F::Output {
     }
 }
 
+/// A number that can be found again in a log.
+const MARK: u64 = 0x6b72_616d_6b72_616d;
+
+/// Whether the number would be in the file after a power cut.
+fn holds_mark(disk: &MemoryDisk, file: &str, mark: u64) -> bool {
+    let left = disk.power_cut(0).read(file).unwrap();
+    left.windows(8).any(|bytes| bytes == mark.to_le_bytes())
+}
+
 /// Catches: deciding a condition outside the critical section that installs the write.
 #[test]
 fn g1_of_two_compare_and_swaps_on_one_version_one_lands() {
@@ -124,14 +133,12 @@ fn g2_time_never_decreases_in_version_order() {
 /// Catches: showing a write before the sync that covers it has returned.
 #[test]
 fn g3_a_reader_sees_only_what_a_power_cut_would_leave() {
-    const MARK: u64 = 0x6b72_616d_6b72_616d;
     model(4, || {
         let (disk, store) = on_disk();
         let (words, writer) = (words(&store), words(&store));
         let writer = thread::spawn(move || drop(writer.create(1, MARK).commit().unwrap()));
         if words.get(1).unwrap().is_some() {
-            let left = disk.power_cut(0).read("00000000000000000001.log").unwrap();
-            assert!(left.windows(8).any(|bytes| bytes == MARK.to_le_bytes()));
+            assert!(holds_mark(&disk, "00000000000000000001.log", MARK));
         }
         writer.join().unwrap();
         assert!(words.contains(1).unwrap());
@@ -228,5 +235,61 @@ fn g11_a_future_that_waits_for_room_gets_it() {
         block_on(mine.create(2, vec![2; 2_500])).unwrap();
         other.join().unwrap();
         assert_eq!(mine.len().unwrap(), 2);
+    });
+}
+
+/// Catches: a migration that a second thread runs again, or sees before it is durable, and a lost
+/// wake-up when it ends (loom reports the deadlock).
+#[test]
+fn two_threads_that_open_at_once_migrate_once() {
+    model(5, || {
+        let (disk, store) = on_disk();
+        words(&store).create(1, 1).commit().unwrap();
+        store.close().unwrap();
+        let store = builder().open_on(Arc::new(disk.clone())).unwrap();
+        let runs = Arc::new(AtomicU64::new(0));
+        let open = move |store: Store, runs: Arc<AtomicU64>| {
+            let add = move |old: u64| old + MARK + runs.fetch_add(1, Ordering::Relaxed);
+            let words = store.declare::<u8, u64>("words").schema(2).migrate(1, add).open();
+            assert!(holds_mark(&disk, "00000000000000000002.log", MARK + 1));
+            words.unwrap().get(1).unwrap().unwrap()
+        };
+        let other = thread::spawn({
+            let (open, store, runs) = (open.clone(), store.clone(), Arc::clone(&runs));
+            move || open(store, runs).version()
+        });
+        let mine = open(store, Arc::clone(&runs));
+        assert_eq!((*mine, mine.version()), (MARK + 1, other.join().unwrap()));
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+    });
+}
+
+/// Catches: whoever is still decoding the old schema and opens it behind the migration's back, so
+/// that it writes what nobody can read (the last open fails, or finds the wrong number).
+#[test]
+fn a_migration_is_not_overtaken() {
+    model(5, || {
+        let (disk, store) = on_disk();
+        words(&store).create(1, 1).commit().unwrap();
+        store.close().unwrap();
+        let store = builder().open_on(Arc::new(disk.clone())).unwrap();
+        let open = |store: &Store, schema: u32| {
+            let words = store.declare::<u8, u64>("words").schema(schema);
+            words.migrate(1, |old: u64| old + 100).open()
+        };
+        let other = thread::spawn({
+            let store = store.clone();
+            move || {
+                let words = open(&store, 1).ok()?;
+                Some(words.update(1, |old| *old += 10).commit().is_ok())
+            }
+        });
+        let migrated = open(&store, 2).is_ok();
+        let old = other.join().unwrap();
+        assert_ne!(migrated, old.is_some(), "one of them is refused");
+        store.close().unwrap();
+        let store = builder().open_on(Arc::new(disk)).unwrap();
+        let (schema, number) = if migrated { (2, 101) } else { (1, 11) };
+        assert_eq!(*open(&store, schema).unwrap().get(1).unwrap().unwrap(), number);
     });
 }
