@@ -171,7 +171,8 @@ fn g3_a_power_cut_leaves_a_migration_whole_or_undone() {
                 undone += 1;
                 // The next open begins anew.
                 assert_eq!(minutes(&migrate(&on(cut)).unwrap()), [60, 120, 180]);
-                assert!(is_migrated(cut).is_some_and(|again| again > version));
+                // The version of the first attempt was not shown, so it may come again.
+                assert!(is_migrated(cut).is_some_and(|again| again >= version));
             }
         }
     }
@@ -209,6 +210,8 @@ fn g11_a_migration_whose_sync_fails_shows_nothing() {
         _ => Ok(()),
     });
     let store = Store::builder().open_on(Arc::new(hooked)).unwrap();
+    // A segment is there, so that the next sync is that of the migration.
+    store.collection::<u8, u8>("other").unwrap().create(1, 1).commit().unwrap();
     broken.store(true, Ordering::Relaxed);
     let outcome = |result: Result<_, Error>| match result {
         Err(Error::Poisoned { outcome, .. }) => outcome,
@@ -316,7 +319,7 @@ fn a_collection_that_was_emptied_is_migrated_too() {
 fn a_migration_that_fails_changes_nothing() {
     let disk = filled();
     let store = on(&disk);
-    let before = disk.read("00000000000000000002.log").unwrap();
+    let before = disk.list().unwrap();
     let panics = |old: Old| match old.hours {
         2 => panic!("the closure panics"),
         _ => Shift::from(old),
@@ -333,7 +336,7 @@ fn a_migration_that_fails_changes_nothing() {
     let never = store.declare::<String, Never>("shifts").schema(2);
     let error = never.migrate(1, |_: Old| Never { field: None }).open().unwrap_err();
     assert!(matches!(error, Error::Encode { .. }), "{error}");
-    assert_eq!(disk.read("00000000000000000002.log").unwrap(), before, "something was written");
+    assert_eq!(disk.list().unwrap(), before, "something was written");
     assert_eq!(minutes(&migrate(&store).unwrap()), [60, 120, 180]);
 }
 
