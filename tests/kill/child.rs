@@ -90,6 +90,14 @@ impl Child {
     }
 }
 
+/// No child outlives a test that fails.
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 impl Iterator for Child {
     type Item = Fact;
 

@@ -9,6 +9,9 @@ use ifmatch::Collection;
 
 use crate::child::{Child, Fact, Key, State, builder};
 
+/// More than a child tells before a failing sync meets it or a signal.
+const MOST_FACTS: usize = 100_000;
+
 /// All that is known of one store, over the lives of many children.
 #[derive(Default)]
 pub(crate) struct Evidence {
@@ -45,7 +48,8 @@ impl Evidence {
 
     /// Listens to what the child told before it ended. Returns it.
     pub(crate) fn take_in_rest(&mut self, child: &mut Child) -> Vec<Fact> {
-        let facts: Vec<Fact> = child.collect();
+        let facts: Vec<Fact> = child.by_ref().take(MOST_FACTS).collect();
+        assert!(facts.len() < MOST_FACTS, "the child goes on, though it should have ended");
         facts.iter().for_each(|fact| self.add(*fact));
         child.wait();
         facts
