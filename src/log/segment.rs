@@ -93,7 +93,9 @@ impl Header {
         let [f0, f1, f2, f3, ..] = field();
         let format = u32::from_le_bytes([f0, f1, f2, f3]);
         if format != FORMAT {
-            return Err(format!("it has format {format}; this build reads format {FORMAT}"));
+            return Err(format!(
+                "it has format {format}; this build reads format {FORMAT}, so use a newer one"
+            ));
         }
         let mut number = || u64::from_le_bytes(field());
         let header = Header {
