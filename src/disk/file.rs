@@ -15,16 +15,27 @@ pub(crate) struct Directory {
 impl Directory {
     /// Creates the directory where there is none.
     pub(crate) fn open(path: &Path) -> io::Result<Directory> {
-        let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
-        let new: Vec<&Path> = path.ancestors().take_while(is_new).collect();
         fs::create_dir_all(path)?;
-        // The name of a new directory is durable only when its parent is synced.
-        for parent in new.iter().filter_map(|path| path.parent()) {
-            let here = Path::new(".");
-            sync_directory(if parent.as_os_str().is_empty() { here } else { parent })?;
+        // The name of a new directory is durable only when its parent is synced. Which are new
+        // cannot be told after a crash or a failed sync: all count as new until there is a store.
+        if fs::read_dir(path)?.next().is_none() {
+            sync_parents(path)?;
         }
         Ok(Directory { path: path.to_owned() })
     }
+}
+
+/// A parent that may not be read, or that the system cannot sync, was not created here.
+fn sync_parents(path: &Path) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    for parent in fs::canonicalize(path)?.ancestors().skip(1) {
+        let Err(error) = sync_directory(parent) else { continue };
+        match error.kind() {
+            PermissionDenied | InvalidInput | ReadOnlyFilesystem | Unsupported => {}
+            _ => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl Disk for Directory {
