@@ -75,7 +75,10 @@ impl SegmentWriter {
         if len <= self.free() && first_version <= self.header.ceiling {
             return Ok(());
         }
-        let Some(mut spare) = self.spare.take() else { return Ok(()) };
+        // The space for one may have been refused.
+        let Some(mut spare) = self.spare.take_if(|spare| spare.room() >= len.max(1)) else {
+            return Ok(());
+        };
         // Before the first byte of the next segment.
         self.sync()?;
         let Header { lineage, number, .. } = self.header;
