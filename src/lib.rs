@@ -99,7 +99,8 @@ pub use write::{
     Committed, Conditional, Delete, Deleted, Operation, Put, Unconditioned, Write, WriteFuture,
 };
 
-/// For tests: a disk in memory that loses power, a clock set by hand, and decoders to fuzz.
+/// For tests: a disk in memory that fails and loses power, a clock set by hand, and decoders to
+/// fuzz.
 #[cfg(feature = "testing")]
 pub mod testing {
     pub use crate::clock::ManualClock;
@@ -107,7 +108,9 @@ pub mod testing {
         decode_key, decode_segment, decode_value, segment_with, segment_with_frame,
         segment_with_records,
     };
-    pub use crate::disk::{Disk, DiskFile, MemoryDisk};
+    pub use crate::disk::{
+        Call, Crash, Disk, DiskFile, Fault, MemoryDisk, Names, PowerCut, Unsynced,
+    };
 }
 
 /// The examples of the README, run as tests.

@@ -2,13 +2,19 @@
 
 #![allow(unreachable_pub, reason = "public with the feature `testing` alone")]
 
+#[cfg(any(test, feature = "testing", ifmatch_loom))]
+mod fault;
 mod file;
+#[cfg(any(test, feature = "testing", ifmatch_loom))]
+mod medium;
 #[cfg(any(test, feature = "testing", ifmatch_loom))]
 mod memory;
 
 use std::io;
 use std::path::PathBuf;
 
+#[cfg(any(test, feature = "testing", ifmatch_loom))]
+pub use fault::{Call, Crash, Fault, Names, PowerCut, Unsynced};
 pub(crate) use file::Directory;
 #[cfg(any(test, feature = "testing", ifmatch_loom))]
 pub use memory::MemoryDisk;
