@@ -104,7 +104,9 @@ fn segments(disk: &dyn Disk, names: &[String]) -> Result<Vec<(u64, Vec<u8>)>> {
         let bytes = disk.read(&name).map_err(|source| io_error(disk, "read", &name, source))?;
         segments.push((number, bytes));
     }
-    let born = |(_, bytes): &(u64, Vec<u8>)| bytes.iter().any(|byte| *byte != 0);
+    let born = |(_, bytes): &(u64, Vec<u8>)| {
+        bytes.len() >= segment::HEADER && bytes.iter().any(|byte| *byte != 0)
+    };
     if segments.last().is_some_and(|last| !born(last)) {
         segments.pop();
     }

@@ -179,6 +179,16 @@ fn g3_a_crash_while_a_segment_is_created_is_survived_for_good() {
 }
 
 #[test]
+fn g3_a_segment_with_half_a_header_was_never_born() {
+    let disk = disk(3, false);
+    let mut next = disk.create("00000000000000000002.log").unwrap();
+    next.write_at(0, b"ifmatchL").unwrap();
+    next.sync().unwrap();
+    let map = open(&disk).unwrap().collection::<u64, String>("map").unwrap();
+    assert_eq!(map.len().unwrap(), 3);
+}
+
+#[test]
 fn g2_a_crash_while_opening_after_a_crash_gives_no_version_out_twice() {
     let disk = disk(3, false);
     let map = open(&disk.power_cut(0)).unwrap().collection::<u64, String>("map").unwrap();
