@@ -1,0 +1,151 @@
+//! Crashes at every call of recorded lives, in the recovery too, and again after it.
+
+use std::sync::Arc;
+
+use ifmatch::testing::{Crash, Disk, MemoryDisk, Names, PowerCut, Unsynced};
+
+use crate::history::{History, Knowledge, Violation};
+use crate::life::{Plan, Style, live};
+
+/// What a mutant puts between the store and the disk.
+pub type Wrap = fn(MemoryDisk) -> Arc<dyn Disk>;
+
+pub fn plain(disk: MemoryDisk) -> Arc<dyn Disk> {
+    Arc::new(disk)
+}
+
+/// Crashes and lives, counted.
+pub struct Campaign {
+    pub wrap: Wrap,
+    /// Changes what a power cut left, behind the store's back.
+    pub tamper: fn(&MemoryDisk),
+    pub cuts: usize,
+    pub openings: usize,
+    pub violations: Vec<Violation>,
+}
+
+/// Each way of losing what was not synced; `seed` tells apart the random ones.
+pub fn power_cuts(seed: u64) -> Vec<PowerCut> {
+    use Unsynced::{Dropped, First, Kept, Reordered, Torn};
+    let all = [
+        (Dropped, Names::Dropped),
+        (Dropped, Names::Kept),
+        (Kept, Names::Dropped),
+        (Kept, Names::Prefix),
+        (First(1), Names::Kept),
+        (Reordered, Names::Prefix),
+        (Reordered, Names::Kept),
+        (Torn, Names::Prefix),
+        (Torn, Names::Kept),
+        (Torn, Names::Kept),
+        (Torn, Names::Kept),
+    ];
+    (0..)
+        .zip(all)
+        .map(|(place, (writes, names))| PowerCut { writes, names, seed: seed + place })
+        .collect()
+}
+
+impl Campaign {
+    pub fn new(wrap: Wrap) -> Campaign {
+        Campaign { wrap, tamper: |_| {}, cuts: 0, openings: 0, violations: Vec::new() }
+    }
+
+    /// Records a life, and crashes at each of its calls.
+    pub fn run(&mut self, plan: Plan) {
+        let disk = MemoryDisk::new();
+        let history = self.live(&disk, &Knowledge::default(), plan, &format!("{plan:?}"));
+        for calls in 0..=disk.calls() {
+            let known = history.known_at(calls);
+            for cut in power_cuts(plan.seed ^ ((calls as u64) << 8)) {
+                let crash = Crash::Power(cut);
+                self.crash(&disk, calls, crash, &known, 0, &format!("{plan:?}"));
+            }
+            // Crashes within the recovery, and after serving from pages that are not durable.
+            if calls % 5 == plan.seed as usize % 5 {
+                self.crash(&disk, calls, Crash::Process, &known, 1, &format!("{plan:?}"));
+                let torn = PowerCut { writes: Unsynced::Torn, names: Names::Kept, seed: plan.seed };
+                self.crash(&disk, calls, Crash::Power(torn), &known, 1, &format!("{plan:?}"));
+            }
+        }
+    }
+
+    /// Crashes, opens, looks and writes; with depth left, crashes at each call of that too.
+    pub fn crash(
+        &mut self,
+        disk: &MemoryDisk,
+        calls: usize,
+        crash: Crash,
+        known: &Knowledge,
+        depth: usize,
+        story: &str,
+    ) {
+        let disk = disk.crash(calls, crash);
+        (self.tamper)(&disk);
+        let steps = if depth > 0 { 6 } else { 3 };
+        let seed = calls as u64;
+        let plan = Plan { seed, steps, style: Style::Blocking, reopens: 0, may_fail: false };
+        let story = format!("{story}, {crash:?} after {calls}");
+        let history = self.live(&disk, known, plan, &story);
+        self.cuts += 1;
+        if depth == 0 {
+            return;
+        }
+        for calls in 0..=disk.calls() {
+            let known = history.known_at(calls);
+            let torn =
+                PowerCut { writes: Unsynced::Torn, names: Names::Prefix, seed: calls as u64 };
+            let kept = PowerCut { writes: Unsynced::Kept, names: Names::Dropped, seed: 0 };
+            let crashes = [
+                Crash::Power(PowerCut::default()),
+                Crash::Power(torn),
+                Crash::Power(kept),
+                Crash::Process,
+            ];
+            for crash in crashes {
+                self.crash(&disk, calls, crash, &known, depth - 1, &story);
+            }
+        }
+    }
+
+    /// Lives once, and notes what went wrong.
+    pub fn live(
+        &mut self,
+        disk: &MemoryDisk,
+        known: &Knowledge,
+        plan: Plan,
+        story: &str,
+    ) -> History {
+        let history = live(disk, &(self.wrap)(disk.clone()), known, plan);
+        self.openings += 1 + plan.reopens;
+        let violation = history.verdict().err();
+        self.violations.extend(violation.map(|violation| format!("{violation} [{story}]")));
+        history
+    }
+
+    /// Prints the counts, and passes if nothing went wrong.
+    pub fn finish(self, what: &str, injected: u64) {
+        let Campaign { cuts, openings, violations, .. } = self;
+        let count = violations.len();
+        println!(
+            "{what}: {cuts} crashes, {injected} faults, {openings} openings, {count} violations"
+        );
+        let first: Vec<_> = violations.iter().take(5).collect();
+        assert!(violations.is_empty(), "{first:#?}");
+    }
+}
+
+#[test]
+fn g3_a_crash_at_any_call_loses_nothing() {
+    let mut campaign = Campaign::new(plain);
+    for (seed, style, steps, reopens) in [
+        (1, Style::Blocking, 60, 1),
+        (2, Style::Blocking, 40, 2),
+        (3, Style::Futures, 60, 1),
+        (4, Style::Threads, 60, 0),
+    ] {
+        campaign.run(Plan { seed, steps, style, reopens, may_fail: false });
+    }
+    assert!(campaign.cuts >= 20_000);
+    campaign.finish("crashes", 0);
+}
