@@ -135,16 +135,24 @@ impl Campaign {
     }
 }
 
+/// How often the recorded runs are made, with other seeds: for long runs by hand.
+pub fn rounds() -> u64 {
+    std::env::var("IFMATCH_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap())
+}
+
 #[test]
 fn g3_a_crash_at_any_call_loses_nothing() {
     let mut campaign = Campaign::new(plain);
-    for (seed, style, steps, reopens) in [
-        (1, Style::Blocking, 60, 1),
-        (2, Style::Blocking, 40, 2),
-        (3, Style::Futures, 60, 1),
-        (4, Style::Threads, 60, 0),
-    ] {
-        campaign.run(Plan { seed, steps, style, reopens, may_fail: false });
+    for round in 0..rounds() {
+        for (seed, style, steps, reopens) in [
+            (1, Style::Blocking, 60, 1),
+            (2, Style::Blocking, 40, 2),
+            (3, Style::Futures, 60, 1),
+            (4, Style::Threads, 60, 0),
+        ] {
+            let seed = seed + 4 * round;
+            campaign.run(Plan { seed, steps, style, reopens, may_fail: false });
+        }
     }
     assert!(campaign.cuts >= 20_000);
     campaign.finish("crashes", 0);

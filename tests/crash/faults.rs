@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use ifmatch::testing::{Call, Crash, Fault, MemoryDisk, Names, PowerCut, Unsynced};
 
-use crate::campaign::{Campaign, plain};
+use crate::campaign::{Campaign, plain, rounds};
 use crate::history::Knowledge;
 use crate::life::{Plan, Style, live};
 
@@ -66,11 +66,13 @@ fn one_run(campaign: &mut Campaign, disk: &MemoryDisk, known: &Knowledge, plan: 
 fn g11_a_failure_of_any_call_loses_nothing() {
     let mut campaign = Campaign::new(plain);
     let mut injected = 0;
-    for (seed, style) in [(7, Style::Blocking), (8, Style::Futures), (9, Style::Threads)] {
-        for call in Call::ALL {
-            let plan = Plan { seed, style, ..PLAN };
-            let fresh = || (MemoryDisk::new(), Knowledge::default());
-            injected += every_call(&mut campaign, call, plan, &fresh);
+    let fresh = || (MemoryDisk::new(), Knowledge::default());
+    for round in 0..rounds() {
+        for (seed, style) in [(7, Style::Blocking), (8, Style::Futures), (9, Style::Threads)] {
+            let plan = Plan { seed: seed + 3 * round, style, ..PLAN };
+            for call in Call::ALL {
+                injected += every_call(&mut campaign, call, plan, &fresh);
+            }
         }
     }
     campaign.finish("failures", injected);
