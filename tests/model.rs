@@ -1,14 +1,17 @@
-//! Random operations, reopens and power cuts against a reference map.
+//! Random operations, reopens, crashes and failing calls against a reference map.
 //!
 //! Properties: a write lands exactly where the reference says so; reads, scans and the length
-//! agree with it; after a reopen or a power cut everything acknowledged is there (G3), under the
-//! same version (G2).
+//! agree with it; after a reopen or a crash everything acknowledged is there (G3), under the
+//! same version (G2). After a failure reads go on, no write is applied, and the one that was in
+//! flight is found whole or not at all (G11).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ifmatch::testing::MemoryDisk;
-use ifmatch::{Collection, Compute, Error, Precondition, Store, Version, decide};
+use ifmatch::testing::{Call, Crash, Fault, MemoryDisk, Names, PowerCut, Unsynced};
+use ifmatch::{
+    Collection, Compute, Computed, Error, Outcome, Precondition, Store, Version, decide,
+};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -20,8 +23,9 @@ enum Operation {
     /// Puts where nothing is, deletes what is there.
     Toggle(u8),
     Reopen,
-    /// Some of the writes that were not synced survive.
-    PowerCut(usize),
+    Crash(Crash),
+    /// A call of the kind fails, this many from now, and maybe all after it, maybe half-way.
+    Fail(Call, u64, bool, bool),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +51,20 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (key.clone(), any::<u64>()).prop_map(|(k, v)| Operation::Update(k, v)),
         2 => key.prop_map(Operation::Toggle),
         1 => Just(Operation::Reopen),
-        1 => (0..3usize).prop_map(Operation::PowerCut),
+        1 => crash().prop_map(Operation::Crash),
+        1 => (prop::sample::select(&[Call::Write, Call::Sync, Call::Create, Call::SyncNames][..]),
+            1..4u64, any::<bool>(), any::<bool>())
+            .prop_map(|(call, nth, lasting, short)| Operation::Fail(call, nth, lasting, short)),
     ]
+}
+
+fn crash() -> impl Strategy<Value = Crash> {
+    use Unsynced::{Dropped, Kept, Reordered, Torn};
+    let writes = prop::sample::select(vec![Dropped, Kept, Torn, Reordered]);
+    let names = prop::sample::select(vec![Names::Dropped, Names::Kept, Names::Prefix]);
+    let power_cut = (writes, names, any::<u64>())
+        .prop_map(|(writes, names, seed)| Crash::Power(PowerCut { writes, names, seed }));
+    prop_oneof![1 => Just(Crash::Process), 3 => power_cut]
 }
 
 /// The store under test and what it should hold.
@@ -61,6 +77,10 @@ struct World {
     last_version: u64,
     /// A version that some key once had.
     older: Version,
+    /// Whether a write was answered that the disk has failed.
+    poisoned: bool,
+    /// The write that was in flight then: it may have landed.
+    in_flight: Option<(u8, Option<u64>)>,
 }
 
 impl World {
@@ -68,7 +88,8 @@ impl World {
         let store = open(&disk, stripes);
         let map = store.collection("map").unwrap();
         let (reference, older) = (BTreeMap::new(), Version::new(1).unwrap());
-        World { disk, stripes, store, map, reference, last_version: 0, older }
+        let (last_version, poisoned, in_flight) = (0, false, None);
+        World { disk, stripes, store, map, reference, last_version, older, poisoned, in_flight }
     }
 
     fn precondition(&self, key: u8, condition: Condition) -> Precondition {
@@ -105,20 +126,20 @@ impl World {
                 let precondition = self.precondition(key, condition);
                 let expected = self.holds(key, &precondition);
                 let put = self.map.put(key, value).condition(precondition).commit();
-                self.check(expected, put.map(|done| (key, Some(value), done.version())));
+                self.check(expected, key, Some(value), put.map(|done| done.version()));
             }
             Operation::Delete(key, condition) => {
                 let precondition = self.precondition(key, condition);
                 let there = self.reference.contains_key(&key);
                 let expected = there && self.holds(key, &precondition);
                 let delete = self.map.delete(key).condition(precondition).commit();
-                self.check(expected, delete.map(|done| (key, None, done.version())));
+                self.check(expected, key, None, delete.map(|done| done.version()));
             }
             Operation::Update(key, value) => {
                 let before = self.reference.get(&key).map(|(value, _)| *value);
                 let update = self.map.update(key, |old| *old ^= value).commit();
                 let value = before.map(|before| before ^ value);
-                self.check(before.is_some(), update.map(|done| (key, value, done.version())));
+                self.check(before.is_some(), key, value, update.map(|done| done.version()));
             }
             Operation::Toggle(key) => {
                 let toggle = |old: Option<&u64>| match old {
@@ -126,46 +147,83 @@ impl World {
                     Some(_) => Compute::Delete,
                 };
                 let value = (!self.reference.contains_key(&key)).then_some(7);
-                let version = match self.map.compute(key, toggle).commit().unwrap() {
-                    ifmatch::Computed::Put(done) => done.version(),
-                    ifmatch::Computed::Deleted(done) => done.version(),
-                    ifmatch::Computed::Aborted(_) => panic!("it never aborts"),
-                };
-                self.landed(key, value, version);
+                let done = self.map.compute(key, toggle).commit().map(|done| match done {
+                    Computed::Put(done) => done.version(),
+                    Computed::Deleted(done) => done.version(),
+                    Computed::Aborted(_) => panic!("it never aborts"),
+                });
+                self.check(true, key, value, done);
             }
             Operation::Reopen => {
-                if self.disk.is_some() {
-                    self.store.clone().close().unwrap();
-                    self.reopen();
-                }
+                let Some(disk) = &self.disk else { return };
+                let closed = self.store.clone().close();
+                assert!(closed.is_ok() || disk.injected() > 0, "{closed:?}");
+                self.reopen();
             }
-            Operation::PowerCut(survivors) => {
-                self.disk = self.disk.take().map(|disk| disk.power_cut(survivors));
-                if self.disk.is_some() {
-                    self.reopen();
+            Operation::Crash(crash) => {
+                self.disk = self.disk.take().map(|disk| disk.crash(disk.calls(), crash));
+                self.reopen();
+            }
+            Operation::Fail(call, from_now, lasting, short) => {
+                if let Some(disk) = &self.disk {
+                    let (nth, error) = (disk.count(call) + from_now, std::io::ErrorKind::Other);
+                    disk.fail(Fault { call, nth, lasting, short, error });
                 }
             }
         }
     }
 
-    fn check(&mut self, expected: bool, result: ifmatch::Result<(u8, Option<u64>, Version)>) {
+    fn check(
+        &mut self,
+        expected: bool,
+        key: u8,
+        value: Option<u64>,
+        result: ifmatch::Result<Version>,
+    ) {
         match result {
-            Ok((key, value, version)) => {
-                assert!(expected, "{key} landed at {version}");
+            Ok(version) => {
+                assert!(expected && !self.poisoned, "{key} landed at {version}");
                 self.landed(key, value, version);
             }
             Err(Error::Conflict(conflict)) => assert!(!expected, "{conflict}"),
+            Err(Error::Poisoned { outcome: Outcome::Unknown, .. }) => {
+                assert!(expected && !self.poisoned, "{key}: it was refused before");
+                self.poisoned = true;
+                self.in_flight = Some((key, value));
+            }
+            Err(Error::Poisoned { outcome: Outcome::NotApplied, .. }) => {
+                assert!(self.poisoned, "{key}: nothing had failed");
+            }
             Err(error) => panic!("{error}"),
         }
     }
 
     fn reopen(&mut self) {
+        let Some(disk) = &self.disk else { return };
+        disk.heal();
         // The collection keeps the old store and its lock until it is replaced.
         let memory = Store::in_memory();
         self.map = memory.collection("none").unwrap();
         self.store = memory;
         self.store = open(&self.disk, self.stripes);
         self.map = self.store.collection("map").unwrap();
+        self.poisoned = false;
+        if let Some((key, value)) = self.in_flight.take() {
+            self.resolve(key, value);
+        }
+    }
+
+    /// Finds out what became of the write that was in flight.
+    fn resolve(&mut self, key: u8, value: Option<u64>) {
+        let now = self.map.get(key).unwrap().map(|entity| (*entity, entity.version()));
+        if now == self.reference.get(&key).copied() {
+            return;
+        }
+        assert_eq!(now.map(|(value, _)| value), value, "{key}: it is neither there nor absent");
+        match now {
+            Some((_, version)) => self.landed(key, value, version),
+            None => drop(self.reference.remove(&key)),
+        }
     }
 
     fn compare(&self) {

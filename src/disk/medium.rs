@@ -183,7 +183,12 @@ impl Node {
             Unsynced::Dropped => self.with_edits(|_| false),
             Unsynced::Kept => self.with_edits(|_| true),
             Unsynced::First(count) => self.with_edits(|place| place < count),
-            Unsynced::Reordered => self.with_edits(|_| random.bool()),
+            Unsynced::Reordered => {
+                let life = self.life(random);
+                self.with_edits(|place| {
+                    place < life.start || (life.contains(&place) && random.bool())
+                })
+            }
             Unsynced::Torn => self.torn(random),
         }
     }
@@ -199,10 +204,22 @@ impl Node {
         bytes
     }
 
+    /// The edits between two truncations. File systems keep a truncation and what follows it in
+    /// order: a file is never made of both what was before and what came after.
+    fn life(&self, random: &mut fastrand::Rng) -> std::ops::Range<usize> {
+        let moment = random.usize(..=self.edits.len());
+        let truncates = |(edit, _): &(Edit, Fate)| matches!(edit, Edit::Truncate);
+        let (before, after) = self.edits.split_at(moment);
+        let start = before.iter().rposition(truncates).map_or(0, |place| place + 1);
+        let end = after.iter().position(truncates).unwrap_or(after.len());
+        start..moment + end
+    }
+
     /// Each sector, and the length, as of some moment of its own.
     fn torn(&self, random: &mut fastrand::Rng) -> Vec<u8> {
-        let end = self.edits.len();
-        let moments = [0, random.usize(..=end), random.usize(..=end), end]
+        let life = self.life(random);
+        let mut any = || random.usize(life.start..=life.end);
+        let moments = [life.start, any(), any(), life.end]
             .map(|moment| self.with_edits(|place| place < moment));
         let mut any = || random.choice(&moments).map_or(&[][..], |moment| moment);
         let mut bytes = vec![0; any().len()];

@@ -13,6 +13,10 @@ type Beginning = (MemoryDisk, Knowledge);
 
 const PLAN: Plan = Plan { seed: 7, steps: 30, style: Style::Blocking, reopens: 1, may_fail: true };
 
+/// Whether a full disk poisons the store. If it does not, writes are refused as `DiskFull`, and
+/// go on when there is space; [`live`] checks either.
+pub const FULL_DISK_POISONS: bool = true;
+
 /// Syncs that fail once, and from some time on.
 pub fn sync_faults(campaign: &mut Campaign) {
     every_call(campaign, Call::Sync, PLAN, &|| (MemoryDisk::new(), Knowledge::default()));

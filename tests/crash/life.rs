@@ -1,5 +1,6 @@
 //! One life of a store: it opens, shows all it has, and works through a seeded plan.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,6 +10,7 @@ use ifmatch::testing::{Call, Disk, MemoryDisk};
 use ifmatch::{Collection, Entity, Error, Outcome, Store};
 
 use crate::common::block_on;
+use crate::faults::FULL_DISK_POISONS;
 use crate::history::{Begun, History, Knowledge, Place, Reading, Shown};
 
 const COLLECTIONS: usize = 3;
@@ -59,6 +61,9 @@ pub fn live(disk: &MemoryDisk, through: &Arc<dyn Disk>, before: &Knowledge, plan
         history.inspected();
         life.work(&mut random);
         life.inspect();
+        if life.full.load(Ordering::Relaxed) {
+            life.go_on_with_space(&mut random);
+        }
         let store = life.store.clone();
         let poisoned = life.poisoned.load(Ordering::Relaxed);
         let syncs = life.syncs.load(Ordering::Relaxed);
@@ -75,7 +80,7 @@ pub fn live(disk: &MemoryDisk, through: &Arc<dyn Disk>, before: &Knowledge, plan
     history
 }
 
-/// What a full disk says to a write: see `g11_a_full_disk_is_survived`.
+/// What a full disk says to a write, where it does not poison: see [`FULL_DISK_POISONS`].
 fn refused_for_space(error: &Error) -> bool {
     format!("{error:?}").starts_with("DiskFull")
 }
@@ -94,6 +99,8 @@ struct Life<'a> {
     store: Store,
     maps: Vec<Collection<u64, Value>>,
     poisoned: AtomicBool,
+    /// Whether a write was refused because the disk was full.
+    full: AtomicBool,
     /// How many syncs there were when the store was known to be poisoned.
     syncs: AtomicU64,
 }
@@ -110,6 +117,7 @@ impl<'a> Life<'a> {
             store,
             maps,
             poisoned: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             syncs: AtomicU64::new(0),
         })
     }
@@ -166,6 +174,15 @@ impl<'a> Life<'a> {
                     }
                 });
             }
+        }
+    }
+
+    fn go_on_with_space(&self, random: &mut fastrand::Rng) {
+        let highest = self.history.known().highest;
+        self.history.disk.set_capacity(usize::MAX);
+        self.write(random, SHARED, 5);
+        if self.history.known().highest == highest {
+            self.history.violate("there is space, and writes do not go on".to_owned());
         }
     }
 
@@ -261,7 +278,10 @@ impl<'a> Life<'a> {
                     (current, _) => history.saw(reading, current.as_ref().map(shown)),
                 }
             }
-            Err(Error::Poisoned { outcome, .. }) => {
+            Err(Error::Poisoned { outcome, source }) => {
+                if source.kind() == ErrorKind::StorageFull && !FULL_DISK_POISONS {
+                    history.violate("a full disk has poisoned the store".to_owned());
+                }
                 match outcome {
                     Outcome::NotApplied => history.not_applied(begun),
                     Outcome::Unknown if after_failure => {
@@ -279,6 +299,7 @@ impl<'a> Life<'a> {
             }
             Err(error) if self.plan.may_fail && refused_for_space(&error) => {
                 history.not_applied(begun);
+                self.full.store(true, Ordering::Relaxed);
             }
             Err(error) => history.violate(format!("a write was answered: {error}")),
         }
