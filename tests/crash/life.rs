@@ -4,10 +4,10 @@ use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use ifmatch::testing::{Call, Disk, MemoryDisk};
-use ifmatch::{Collection, Entity, Error, Outcome, Store};
+use ifmatch::{Collection, Entity, Error, Outcome, Store, Version};
 
 use crate::common::block_on;
 use crate::faults::FULL_DISK_POISONS;
@@ -201,15 +201,13 @@ impl<'a> Life<'a> {
     fn write(&self, random: &mut fastrand::Rng, place: Place, how: u8) {
         let (map, key) = (&self.maps[place.0], place.1);
         let stale = random.u8(..8) == 0;
-        let current = self.get(place).and_then(|shown| ifmatch::Version::new(shown.version));
+        let current = self.get(place).and_then(|shown| Version::new(shown.version));
         let asked = self.ask(place, false);
         let value = value(asked.begun.write);
         let done = match (how, current) {
             (0, _) => map.create(key, value).commit(),
             (1 | 2, Some(version)) if !stale => map.put(key, value).if_match(version).commit(),
-            (1, Some(_)) => {
-                map.put(key, value).if_match(ifmatch::Version::new(1).unwrap()).commit()
-            }
+            (1, Some(_)) => map.put(key, value).if_match(Version::new(1).unwrap()).commit(),
             (3 | 4, _) => map.update(key, |old| *old = value.clone()).commit(),
             _ => map.put(key, value).unconditional().commit(),
         };
@@ -229,25 +227,22 @@ impl<'a> Life<'a> {
         Asked { reading, begun: self.history.begin(place, deletes), after_failure }
     }
 
-    /// Begins several writes at once. Some are waited for.
+    /// Begins several writes at once, and looks at what they write while they are under way. Some
+    /// are waited for.
     fn several(&self, random: &mut fastrand::Rng) {
         let mut pending = Vec::new();
         for _ in 0..random.usize(1..8) {
             let place = (random.usize(..COLLECTIONS), random.u64(..KEYS));
             let deletes = random.u8(..5) == 0;
-            let asked = self.ask(place, deletes);
-            let map = &self.maps[place.0];
-            let mut write: Pin<Box<dyn Future<Output = _> + '_>> = if deletes {
-                let write = map.delete(place.1).unconditional().into_future();
-                Box::pin(async { write.await.map(|done| done.version()) })
-            } else {
-                let write =
-                    map.put(place.1, value(asked.begun.write)).unconditional().into_future();
-                Box::pin(async { write.await.map(|done| done.version()) })
-            };
-            match write.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                std::task::Poll::Ready(done) => self.settle(asked, done),
-                std::task::Poll::Pending => pending.push((asked, write)),
+            // The second rests on the first: if refused, it is told when that is durable.
+            for unconditional in [true, false] {
+                let asked = self.ask(place, deletes);
+                let mut write = self.future(&asked, place, deletes, unconditional);
+                match write.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(done) => self.settle(asked, done),
+                    Poll::Pending => pending.push((asked, write)),
+                }
+                self.get(place);
             }
         }
         for (asked, write) in pending {
@@ -259,8 +254,29 @@ impl<'a> Life<'a> {
         self.step(random, 0..KEYS);
     }
 
+    fn future(
+        &self,
+        asked: &Asked,
+        (number, key): Place,
+        deletes: bool,
+        unconditional: bool,
+    ) -> Pin<Box<dyn Future<Output = ifmatch::Result<Version>> + '_>> {
+        let map = &self.maps[number];
+        if deletes {
+            let write = map.delete(key).unconditional().into_future();
+            return Box::pin(async { write.await.map(|done| done.version()) });
+        }
+        let value = value(asked.begun.write);
+        let write = match unconditional {
+            true => map.put(key, value).unconditional(),
+            false => map.create(key, value),
+        };
+        let write = write.into_future();
+        Box::pin(async { write.await.map(|done| done.version()) })
+    }
+
     /// Notes what a write was answered.
-    fn settle(&self, asked: Asked, answer: ifmatch::Result<ifmatch::Version>) {
+    fn settle(&self, asked: Asked, answer: ifmatch::Result<Version>) {
         let (history, Asked { reading, begun, after_failure }) = (self.history, asked);
         match answer {
             Ok(version) => {
