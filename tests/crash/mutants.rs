@@ -117,7 +117,7 @@ impl DiskFile for MutantFile {
                 Ok(())
             }
             Mistake::TailNotSynced if self.name.ends_with(".log.tmp") => Ok(()),
-            Mistake::SyncRetried if self.name.ends_with(".log") => {
+            Mistake::SyncRetried if !self.name.starts_with("meta") => {
                 let mut file = self.file.lock().unwrap();
                 file.sync().or_else(|_| file.sync())
             }
