@@ -59,6 +59,8 @@ impl Stored {
 /// # Errors
 /// [`Error::NotAStore`], [`Error::Corrupt`] and [`Error::Io`].
 pub(crate) fn recover(disk: &Arc<dyn Disk>, size: segment::Size) -> Result<Recovered> {
+    // A process that died may have left names that a power cut would still take back.
+    disk.sync_names().map_err(|source| io_error(&**disk, "sync", "", source))?;
     let mut names = disk.list().map_err(|source| io_error(&**disk, "list", "", source))?;
     names.sort_unstable();
     let lineage = match disk.read(META) {

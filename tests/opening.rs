@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use ifmatch::testing::{Disk, MemoryDisk};
+use ifmatch::testing::{Crash, Disk, MemoryDisk, PowerCut};
 use ifmatch::{Error, Store};
 
 const SEGMENT: &str = "00000000000000000001.log";
@@ -156,6 +156,25 @@ fn g3_a_segment_with_half_a_header_was_never_born() {
     next.sync().unwrap();
     let map = open(&disk).unwrap().collection::<u64, String>("map").unwrap();
     assert_eq!(map.len().unwrap(), 3);
+}
+
+#[test]
+fn g3_names_that_a_dead_process_left_unsynced_are_made_durable_first() {
+    let disk = disk(3, false);
+    disk.create("00000000000000000002.log").unwrap();
+    disk.sync_names().unwrap();
+    // A process dies in the middle of opening, and the power fails in the middle of the next.
+    let first = disk.crash(usize::MAX, Crash::Process);
+    open(&first).unwrap();
+    for died_at in 0..first.calls() {
+        let second = first.crash(died_at, Crash::Process);
+        open(&second).unwrap();
+        for cut_at in 0..second.calls() {
+            let third = second.crash(cut_at, Crash::Power(PowerCut::default()));
+            let store = open(&third).unwrap_or_else(|error| panic!("{died_at}, {cut_at}: {error}"));
+            assert_eq!(store.collection::<u64, String>("map").unwrap().len().unwrap(), 3);
+        }
+    }
 }
 
 #[test]
