@@ -19,6 +19,8 @@ pub struct Campaign {
     pub wrap: Wrap,
     /// Changes what a power cut left, behind the store's back.
     pub tamper: fn(&MemoryDisk),
+    /// How many more crashes follow the first at each call.
+    pub depth: usize,
     pub cuts: usize,
     pub openings: usize,
     pub violations: Vec<Violation>,
@@ -48,24 +50,29 @@ pub fn power_cuts(seed: u64) -> Vec<PowerCut> {
 
 impl Campaign {
     pub fn new(wrap: Wrap) -> Campaign {
-        Campaign { wrap, tamper: |_| {}, cuts: 0, openings: 0, violations: Vec::new() }
+        Campaign { wrap, tamper: |_| {}, depth: 1, cuts: 0, openings: 0, violations: Vec::new() }
     }
 
     /// Records a life, and crashes at each of its calls.
     pub fn run(&mut self, plan: Plan) {
         let disk = MemoryDisk::new();
-        let history = self.live(&disk, &Knowledge::default(), plan, &format!("{plan:?}"));
+        let story = format!("{plan:?}");
+        let history = self.live(&disk, &Knowledge::default(), plan, &story);
+        let mut names_before = Vec::new();
         for calls in 0..=disk.calls() {
             let known = history.known_at(calls);
             for cut in power_cuts(plan.seed ^ ((calls as u64) << 8)) {
-                let crash = Crash::Power(cut);
-                self.crash(&disk, calls, crash, &known, 0, &format!("{plan:?}"));
+                self.crash(&disk, calls, Crash::Power(cut), &known, 0, &story);
             }
-            // Crashes within the recovery, and after serving from pages that are not durable.
-            if calls % 5 == plan.seed as usize % 5 {
-                self.crash(&disk, calls, Crash::Process, &known, 1, &format!("{plan:?}"));
+            // Crashes within the recovery, and after serving from pages that are not durable:
+            // where names have changed, and elsewhere now and then.
+            let names = disk.crash(calls, Crash::Process).list().unwrap();
+            let renamed = std::mem::replace(&mut names_before, names.clone()) != names;
+            if renamed || (self.depth < 2 && calls % 5 == plan.seed as usize % 5) {
                 let torn = PowerCut { writes: Unsynced::Torn, names: Names::Kept, seed: plan.seed };
-                self.crash(&disk, calls, Crash::Power(torn), &known, 1, &format!("{plan:?}"));
+                for crash in [Crash::Process, Crash::Power(torn)] {
+                    self.crash(&disk, calls, crash, &known, self.depth, &story);
+                }
             }
         }
     }
@@ -156,4 +163,14 @@ fn g3_a_crash_at_any_call_loses_nothing() {
     }
     assert!(campaign.cuts >= 20_000);
     campaign.finish("crashes", 0);
+}
+
+#[test]
+fn g3_three_crashes_in_a_row_lose_nothing() {
+    let mut campaign = Campaign { depth: 2, ..Campaign::new(plain) };
+    for seed in 0..2 {
+        let style = Style::Blocking;
+        campaign.run(Plan { seed, steps: 20, style, reopens: 0, may_fail: false });
+    }
+    campaign.finish("three crashes", 0);
 }
