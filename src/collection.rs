@@ -6,12 +6,12 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use crate::codec::Encoding;
-use crate::conflict::Deletion;
-use crate::entity::{Entity, Record};
+use crate::entity::{Entity, Metadata, Record};
 use crate::error::{Error, Result};
 use crate::key::{AsKey, AsPrefix, Key, text_of};
-use crate::map::{Garbage, Install, KeyBuf, Map, State};
-use crate::recovery::{Stored, StoredCollection};
+use crate::map::{KeyBuf, Map};
+use crate::parallel::in_parts;
+use crate::recovery::StoredCollection;
 use crate::store::Inner;
 use crate::sync::AtomicBool;
 
@@ -268,39 +268,38 @@ impl<V: 'static> CollectionState<V> {
     ///
     /// # Errors
     /// [`Error::Decode`].
-    pub(crate) fn load<K: Key>(&self, stored: &StoredCollection) -> Result<()> {
-        for (key, stored) in in_commit_order(stored) {
-            let unreadable = |detail| Error::Decode {
-                collection: Arc::clone(&self.name),
-                key: text_of::<K>(key),
-                detail,
+    pub(crate) fn load<K: Key>(&self, stored: &StoredCollection) -> Result<()>
+    where
+        V: Send + Sync,
+    {
+        let live: Vec<_> = stored.live().collect();
+        let decoded = in_parts(&live, |part| {
+            let decode = |(key, metadata, value): &(&KeyBuf, &Metadata, &[u8])| {
+                let value = self.encoding.codec.decode(value).map_err(|detail| Error::Decode {
+                    collection: Arc::clone(&self.name),
+                    key: text_of::<K>(key),
+                    detail,
+                })?;
+                let metadata = Metadata::clone(metadata);
+                Ok((KeyBuf::clone(key), Arc::new(Record { metadata, value })))
             };
-            let state = match stored {
-                Stored::Deleted(deletion) => State::Deleted(Arc::new(Deletion::clone(deletion))),
-                Stored::Live { metadata, value } => {
-                    let value = self.encoding.codec.decode(value).map_err(unreadable)?;
-                    State::Live(Arc::new(Record { metadata: metadata.clone(), value }))
-                }
-            };
-            self.restore(key, state);
+            part.iter().map(decode).collect::<Result<Vec<_>>>()
+        });
+        let mut records = Vec::with_capacity(live.len());
+        for part in decoded {
+            records.append(&mut part?);
         }
+        self.fill(records, stored);
         Ok(())
     }
 
-    /// Puts in place what is durable already, before anybody else sees the collection.
-    pub(crate) fn restore(&self, key: &KeyBuf, state: State<V>) {
-        let durable = Install { open_from: 0, durable: u64::MAX };
-        let hash = self.map.hash(key);
-        self.map.lock(hash, key).install(state, durable, &mut Garbage::new());
+    /// Puts in place what is durable already, before anybody else sees the collection: entities,
+    /// and the deletions of what is stored.
+    pub(crate) fn fill(&self, live: Vec<(KeyBuf, Arc<Record<V>>)>, stored: &StoredCollection) {
+        let mut deleted: Vec<_> = stored.deleted().collect();
+        // In the order of the commits, so that the oldest deletions are the first forgotten.
+        deleted.sort_unstable_by_key(|(_, deletion)| deletion.version);
+        let deleted = deleted.into_iter();
+        self.map.fill(live, deleted.map(|(key, deletion)| (key.clone(), deletion.clone().into())));
     }
-}
-
-/// What is stored, in the order of the commits, so that the oldest deletions are the first that
-/// are forgotten.
-pub(crate) fn in_commit_order(
-    stored: &StoredCollection,
-) -> impl Iterator<Item = (&KeyBuf, &Stored)> {
-    let mut entries: Vec<_> = stored.iter().collect();
-    entries.sort_unstable_by_key(|(_, stored)| stored.version());
-    entries.into_iter()
 }

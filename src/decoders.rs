@@ -10,6 +10,7 @@ use crate::log::frame::FrameBuilder;
 use crate::log::reader::{Damage, Segment};
 use crate::log::segment::{self, Header};
 use crate::record::{self, CATALOG, CatalogEntry};
+use crate::snapshot;
 use crate::version::Lineage;
 
 /// The header of the images: nothing in it is random, so that a seed stays a seed.
@@ -84,10 +85,82 @@ pub fn segment_with_records<'a>(
     image_of(&header, &frame.finish(header.place(segment::HEADER), 0))
 }
 
+/// The header of the images of snapshots.
+const SNAPSHOT: snapshot::header::Header =
+    snapshot::header::Header { lineage: IMAGE.lineage, salt: 0, start: 9, time: Timestamp(7) };
+
+/// Reads `bytes` as a snapshot, down to each entry, as opening a store does. Returns how many keys
+/// it holds.
+///
+/// # Errors
+/// Says what is damaged.
+pub fn decode_snapshot(bytes: &[u8]) -> Result<usize, String> {
+    let contents = snapshot::load::decode(bytes)
+        .map_err(|damage| format!("at byte {}: {}", damage.offset, damage.detail))?;
+    Ok(contents.collections.values().map(|collection| collection.len()).sum())
+}
+
+/// A snapshot with a valid header and `rest` after it.
+pub fn snapshot_with(rest: &[u8]) -> Vec<u8> {
+    let mut image = SNAPSHOT.encode();
+    image.extend_from_slice(rest);
+    image
+}
+
+/// A snapshot of one block and a seal whose checksums are right, whatever is in the block.
+pub fn snapshot_with_block(count: u32, body: &[u8]) -> Vec<u8> {
+    sealed(FrameBuilder::of_anything(1, count, body))
+}
+
+/// A snapshot of one block that holds an entry of each payload, and a seal.
+pub fn snapshot_with_entries<'a>(payloads: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut block = FrameBuilder::new(1, Vec::new());
+    for payload in payloads {
+        block.push(SNAPSHOT.time, |bytes| bytes.extend_from_slice(payload));
+    }
+    sealed(block)
+}
+
+fn sealed(block: FrameBuilder) -> Vec<u8> {
+    let (mut image, next) = (snapshot_with(&[]), block.next_version());
+    let at = |image: &Vec<u8>| SNAPSHOT.place(image.len() as u64);
+    image.extend(block.finish(at(&image), SNAPSHOT.start));
+    let seal = FrameBuilder::new(next, Vec::new()).finish(at(&image), SNAPSHOT.start);
+    image.extend(seal);
+    image
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::record::{LoggedWrite, begin};
+    use crate::snapshot::entry::Entry;
+
+    fn entry() -> CatalogEntry {
+        let (key_kind, codec) = ("string".to_owned(), "json".to_owned());
+        CatalogEntry { id: 1, key_kind, schema: 1, codec }
+    }
+
+    #[test]
+    fn the_images_of_snapshots_get_past_every_checksum() {
+        let entry = entry();
+        let version = crate::Version::new(3).unwrap();
+        let time = SNAPSHOT.time;
+        let deletion = crate::Deletion { version, deleted_by: None, deleted_at: time };
+        let encoded = |entry: Entry<'_>| {
+            let mut bytes = Vec::new();
+            entry.encode(&mut bytes);
+            bytes
+        };
+        let named = encoded(Entry::Collection { name: "a", entry: &entry });
+        let gone = encoded(Entry::Deletion { collection: 1, key: b"k", deletion: &deletion });
+        assert_eq!(decode_snapshot(&snapshot_with_entries([&*named, &*gone])), Ok(1));
+        let unnamed = decode_snapshot(&snapshot_with_entries([&*gone]));
+        assert!(unnamed.unwrap_err().contains("collection 1 has no name"));
+        let short = decode_snapshot(&snapshot_with_block(1, &[0xff; 12]));
+        assert!(short.unwrap_err().contains("longer than its block"));
+        assert!(decode_snapshot(&snapshot_with(&[])).unwrap_err().contains("no valid block"));
+    }
 
     fn record(writes: &[LoggedWrite<'_>]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -99,8 +172,7 @@ mod tests {
     #[test]
     fn the_images_get_past_every_checksum() {
         assert_eq!(decode_segment(&segment_with(&[])), Ok(0));
-        let (key_kind, codec) = ("string".to_owned(), "json".to_owned());
-        let entry = CatalogEntry { id: 1, key_kind, schema: 1, codec }.encode();
+        let entry = entry().encode();
         let announced = LoggedWrite { collection: CATALOG, key: b"a", value: Some(&entry) };
         let put = LoggedWrite { collection: 1, key: b"k", value: Some(b"v") };
         let delete = LoggedWrite { value: None, ..put };

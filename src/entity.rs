@@ -189,6 +189,16 @@ impl Actor {
     }
 }
 
+impl Actor {
+    /// The actor of this name; if it is the last one, that one again, which saves a copy.
+    pub(crate) fn shared(last: &mut Option<Actor>, name: &str) -> Actor {
+        match last {
+            Some(actor) if actor.as_str() == name => actor.clone(),
+            _ => last.insert(Actor::from(name)).clone(),
+        }
+    }
+}
+
 impl From<&str> for Actor {
     fn from(name: &str) -> Actor {
         Actor(name.into())

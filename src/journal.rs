@@ -49,6 +49,14 @@ impl Journal {
         }
     }
 
+    /// The highest version that no power cut can take back; in memory there is none.
+    pub(crate) fn durable(&self) -> u64 {
+        match self {
+            Journal::Memory(_) => 0,
+            Journal::Log(log) => log.durable(),
+        }
+    }
+
     /// Whether records are kept, so that values have to be encoded.
     pub(crate) fn keeps_records(&self) -> bool {
         matches!(self, Journal::Log(_))

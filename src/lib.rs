@@ -68,10 +68,14 @@ mod log;
 mod record;
 mod recovery;
 mod migration;
+mod progress;
+mod snapshot;
+mod source;
 mod codec;
 mod service;
 mod clock;
 mod disk;
+mod parallel;
 mod sync;
 #[cfg(feature = "http")]
 pub mod http;
@@ -92,6 +96,7 @@ pub use error::{Error, Limit, Outcome, Result};
 pub use key::{AsKey, AsPrefix, Key};
 pub use options::{Durability, Limits, RetryPolicy, StoreBuilder};
 pub use precondition::{Precondition, decide};
+pub use progress::{Phase, Progress};
 pub use store::Store;
 pub use update::{Change, Compute, Computed, Decide, Method, TryChange, Update, UpdateFuture};
 pub use version::{EntityTag, Lineage, NotATag, Version};
@@ -105,8 +110,9 @@ pub use write::{
 pub mod testing {
     pub use crate::clock::ManualClock;
     pub use crate::decoders::{
-        decode_key, decode_segment, decode_value, segment_with, segment_with_frame,
-        segment_with_records,
+        decode_key, decode_segment, decode_snapshot, decode_value, segment_with,
+        segment_with_frame, segment_with_records, snapshot_with, snapshot_with_block,
+        snapshot_with_entries,
     };
     pub use crate::disk::{
         Call, Crash, Disk, DiskFile, Fault, MemoryDisk, Names, PowerCut, Unsynced,

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::codec::{Codec, Encoding};
-use crate::collection::{CollectionState, in_commit_order};
+use crate::collection::CollectionState;
 use crate::entity::{Actor, Metadata, Previous, Record};
 use crate::error::{Error, Limit, Result};
 use crate::key::{Key, text_of};
-use crate::map::{KeyBuf, State};
+use crate::map::KeyBuf;
 use crate::record::{self, CatalogEntry, LoggedWrite};
-use crate::recovery::{Stored, StoredCollection};
+use crate::recovery::StoredCollection;
 use crate::store::Inner;
 use crate::sync::UserCode;
 use crate::version::Version;
@@ -75,18 +75,14 @@ impl<'a, V: 'static> Migration<'a, V> {
         let stamp = store.journal.append(&*store.clock, false, room, write)?;
         // Whatever the durability: nothing of the new schema is shown before.
         store.journal.flush()?;
-        for (key, stored) in in_commit_order(stored) {
-            if let Stored::Deleted(deletion) = stored {
-                state.restore(key, State::Deleted(Arc::new(deletion.clone())));
-            }
-        }
         let (version, actor) = (Version::new(stamp.version), Actor::from(ACTOR));
-        for Migrated { key, metadata, value } in migrated {
+        let live = migrated.into_iter().map(|Migrated { key, metadata, value }| {
             let version = version.unwrap_or(metadata.version);
             let (previous, actor) = (Previous::Live(metadata), Some(actor.clone()));
             let metadata = Metadata::after(previous, version, stamp.written_at, actor);
-            state.restore(key, State::Live(Arc::new(Record { metadata, value })));
-        }
+            (key.clone(), Arc::new(Record { metadata, value }))
+        });
+        state.fill(live.collect(), stored);
         Ok(())
     }
 
@@ -99,7 +95,7 @@ impl<'a, V: 'static> Migration<'a, V> {
     ) -> Result<(Vec<u8>, Vec<Migrated<'s, V>>)> {
         // A closure of the caller's that opens this collection must not wait for itself.
         let _running = UserCode::enter();
-        let mut live: Vec<_> = stored.iter().filter_map(live).collect();
+        let mut live: Vec<_> = stored.live().collect();
         live.sort_unstable_by_key(|(key, ..)| *key);
         let mut payload = Vec::new();
         record::begin(&mut payload, Some(ACTOR), live.len() as u64 + 1);
@@ -127,15 +123,6 @@ struct Migrated<'s, V> {
     key: &'s KeyBuf,
     metadata: &'s Metadata,
     value: V,
-}
-
-fn live<'s>(
-    (key, stored): (&'s KeyBuf, &'s Stored),
-) -> Option<(&'s KeyBuf, &'s Metadata, &'s [u8])> {
-    match stored {
-        Stored::Live { metadata, value } => Some((key, metadata, value)),
-        Stored::Deleted(_) => None,
-    }
 }
 
 /// # Errors

@@ -11,6 +11,7 @@ use crate::disk::Directory;
 use crate::disk::Disk;
 use crate::error::{Error, Limit, Result};
 use crate::log::segment::Size;
+use crate::progress::{OnProgress, Progress};
 use crate::store::Store;
 
 /// The most stripes that a collection may have.
@@ -171,6 +172,9 @@ pub struct StoreBuilder {
     pub(crate) retry: RetryPolicy,
     pub(crate) segment_size: Size,
     pub(crate) durability: Durability,
+    pub(crate) snapshot_after: u64,
+    pub(crate) snapshot_rate: u64,
+    pub(crate) progress: Option<Box<OnProgress>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: Option<u64>,
 }
@@ -196,6 +200,9 @@ impl Default for StoreBuilder {
             retry: RetryPolicy::default(),
             segment_size: Size::default(),
             durability: Durability::Sync,
+            snapshot_after: 256 << 20,
+            snapshot_rate: 40 << 20,
+            progress: None,
             clock: Arc::new(SystemClock::new()),
             seed: None,
         }
@@ -239,6 +246,38 @@ impl StoreBuilder {
     /// difference.
     pub fn durability(mut self, durability: Durability) -> StoreBuilder {
         self.durability = durability;
+        self
+    }
+
+    /// After how many bytes of log a snapshot is taken; 256 MiB by default. Not before the log
+    /// behind the newest snapshot is longer than that snapshot, so that what is written to the
+    /// disk stays in proportion. At least one file of the log; looked at whenever one is full, and
+    /// on opening.
+    ///
+    /// Snapshots bound what has to be kept and read again of the log. They are taken on a thread
+    /// of their own, beside readers and writers; one that fails is given up and tried again.
+    pub fn snapshot_after(mut self, bytes: u64) -> StoreBuilder {
+        self.snapshot_after = bytes;
+        self
+    }
+
+    /// How fast a snapshot is written at most, in bytes per second; 40 MiB/s by default, at least
+    /// 4 KiB/s. Faster is done sooner, and takes more of the disk from commits meanwhile.
+    pub fn snapshot_rate(mut self, bytes_per_second: u64) -> StoreBuilder {
+        self.snapshot_rate = bytes_per_second.max(4 << 10);
+        self
+    }
+
+    /// Is told how far opening has come: about every mebibyte, and when a phase is done.
+    ///
+    /// ```no_run
+    /// let store = ifmatch::Store::builder()
+    ///     .on_progress(|now| eprintln!("{}: {} of {}", now.phase, now.done, now.total))
+    ///     .open("data")?;
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn on_progress(mut self, f: impl Fn(Progress) + Send + Sync + 'static) -> StoreBuilder {
+        self.progress = Some(Box::new(f));
         self
     }
 

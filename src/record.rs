@@ -24,7 +24,12 @@ pub(crate) struct LoggedWrite<'a> {
 
 /// Starts a record of `count` writes.
 pub(crate) fn begin(bytes: &mut Vec<u8>, actor: Option<&str>, count: u64) {
-    // Zero is nobody; a name is its length plus one.
+    put_actor(bytes, actor);
+    put_number(bytes, count);
+}
+
+/// Zero is nobody; a name is its length plus one.
+pub(crate) fn put_actor(bytes: &mut Vec<u8>, actor: Option<&str>) {
     match actor {
         None => put_number(bytes, 0),
         Some(name) => {
@@ -32,7 +37,13 @@ pub(crate) fn begin(bytes: &mut Vec<u8>, actor: Option<&str>, count: u64) {
             bytes.extend_from_slice(name.as_bytes());
         }
     }
-    put_number(bytes, count);
+}
+
+pub(crate) fn take_actor<'a>(bytes: &mut &'a [u8]) -> Option<Option<&'a str>> {
+    match take_number(bytes)? {
+        0 => Some(None),
+        more => Some(Some(std::str::from_utf8(take_slice(bytes, more - 1)?).ok()?)),
+    }
 }
 
 impl LoggedWrite<'_> {
@@ -55,10 +66,7 @@ pub(crate) struct Decoded<'a> {
 /// Reads a record. `None` unless every byte belongs to it.
 pub(crate) fn decode(mut bytes: &[u8]) -> Option<Decoded<'_>> {
     let rest = &mut bytes;
-    let actor = match take_number(rest)? {
-        0 => None,
-        more => Some(std::str::from_utf8(take_slice(rest, more - 1)?).ok()?),
-    };
+    let actor = take_actor(rest)?;
     let count = take_number(rest)?;
     let writes = (0..count).map(|_| take_write(rest)).collect::<Option<_>>()?;
     rest.is_empty().then_some(Decoded { actor, writes })
@@ -109,7 +117,7 @@ impl CatalogEntry {
 }
 
 /// LEB128: seven bits a byte, the lowest first, the top bit set on all but the last.
-fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
         number >>= 7;
@@ -117,7 +125,7 @@ fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number as u8);
 }
 
-fn take_number(bytes: &mut &[u8]) -> Option<u64> {
+pub(crate) fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0u64;
     for shift in (0..u64::BITS).step_by(7) {
         let [byte] = take(bytes)?;
@@ -133,12 +141,12 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-fn put_bytes(bytes: &mut Vec<u8>, content: &[u8]) {
+pub(crate) fn put_bytes(bytes: &mut Vec<u8>, content: &[u8]) {
     put_number(bytes, content.len() as u64);
     bytes.extend_from_slice(content);
 }
 
-fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let len = take_number(bytes)?;
     take_slice(bytes, len)
 }

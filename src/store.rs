@@ -1,7 +1,7 @@
 //! The store: a set of collections with one commit order.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ use crate::options::{Limits, RetryPolicy, StoreBuilder};
 use crate::record::CatalogEntry;
 use crate::recovery::{self, Contents, Recovered, StoredCollection};
 use crate::service::Service;
+use crate::snapshot::{self, Collected, Named, Snapshots, Source, Sources};
+use crate::source::Typed;
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, UserCode};
 use crate::turns::Turns;
 use crate::version::{EntityTag, Lineage, Version};
@@ -53,9 +55,11 @@ pub(crate) struct Inner {
     pub(crate) random: Mutex<fastrand::Rng>,
     closed: AtomicBool,
     stripes: usize,
-    registry: Mutex<Registry>,
+    registry: Arc<Mutex<Registry>>,
     /// A migration has ended, well or not.
     migrated: Condvar,
+    /// Absent in memory.
+    snapshots: Option<Arc<Snapshots>>,
     /// Keeps other processes out of the directory until the store is closed.
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
@@ -69,8 +73,8 @@ struct Registry {
     stored: BTreeMap<u32, Arc<StoredCollection>>,
     open: BTreeMap<String, Open>,
     /// Those that a thread migrates at the moment: they are not open, and nobody else may open
-    /// them meanwhile.
-    migrating: BTreeSet<String>,
+    /// them meanwhile. With the version that was durable before.
+    migrating: BTreeMap<String, u64>,
     next_id: u32,
 }
 
@@ -79,6 +83,9 @@ struct Open {
     /// An `Arc<CollectionState<V>>`.
     state: Arc<dyn Any + Send + Sync>,
     types: String,
+    /// The same for snapshots, and what the catalog says of it.
+    source: Arc<dyn Source>,
+    entry: CatalogEntry,
 }
 
 impl fmt::Debug for Store {
@@ -118,7 +125,8 @@ impl Store {
             Lineage::from_bits(now ^ (Arc::as_ptr(&service) as u64).rotate_left(32))
         });
         let journal = Journal::Memory(Counter::new());
-        Store::assemble(builder, lineage, journal, service, Contents::default(), None)
+        let registry = Registry::new(Contents::default());
+        Store::assemble(builder, lineage, journal, service, registry, None, None)
     }
 
     pub(crate) fn open_on(builder: StoreBuilder, disk: Arc<dyn Disk>) -> Result<Store> {
@@ -127,13 +135,23 @@ impl Store {
             std::io::ErrorKind::WouldBlock => Error::InUse(disk.path("")),
             _ => Error::Io { action: "lock", path: disk.path("lock"), source },
         })?;
-        let recovered = recovery::recover(&disk, builder.segment_size)?;
-        let Recovered { lineage, contents, writer, next_version } = recovered;
+        let recovered = recovery::recover(&disk, builder.segment_size, builder.progress.as_deref());
+        let Recovered { lineage, contents, writer, next_version, live, known } = recovered?;
         let service = Arc::new(Service::new(Arc::clone(&builder.clock)));
         let (time, thread) = (contents.last_time, Arc::clone(&service));
         let log = Log::new(writer, next_version, time, thread, builder.durability, disk.path(""));
         service.attach(&log);
-        Ok(Store::assemble(builder, lineage, Journal::Log(log), service, contents, Some(lock)))
+        let registry = Registry::new(contents);
+        // The log is counted by segments.
+        let after = builder.snapshot_after.max(builder.segment_size.bytes);
+        let rate = builder.snapshot_rate;
+        let settings = snapshot::Settings { lineage, clock: builder.clock.clone(), rate, after };
+        let (for_snapshots, sources) = (Arc::clone(&log), Arc::clone(&registry));
+        let snapshots = Snapshots::new(settings, disk, for_snapshots, live, sources, known);
+        snapshots.start_if_due();
+        let journal = Journal::Log(log);
+        let snapshots = Some(snapshots);
+        Ok(Store::assemble(builder, lineage, journal, service, registry, snapshots, Some(lock)))
     }
 
     fn assemble(
@@ -141,14 +159,11 @@ impl Store {
         lineage: Lineage,
         journal: Journal,
         service: Arc<Service>,
-        contents: Contents,
+        registry: Arc<Mutex<Registry>>,
+        snapshots: Option<Arc<Snapshots>>,
         lock: Option<Box<dyn Send + Sync>>,
     ) -> Store {
         let StoreBuilder { stripes, limits, retry, clock, seed, .. } = builder;
-        let Contents { catalog, collections, .. } = contents;
-        let next_id = catalog.values().map(|entry| entry.id).max().unwrap_or(0) + 1;
-        let stored = collections.into_iter().map(|(id, stored)| (id, Arc::new(stored))).collect();
-        let registry = Registry { catalog, stored, next_id, ..Registry::default() };
         let inner = Inner {
             lineage,
             journal,
@@ -160,8 +175,9 @@ impl Store {
             random: Mutex::new(seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
             closed: AtomicBool::new(false),
             stripes,
-            registry: Mutex::new(registry),
+            registry,
             migrated: Condvar::new(),
+            snapshots,
             lock: Mutex::new(lock),
         };
         Store { inner: Arc::new(inner) }
@@ -226,7 +242,7 @@ impl Store {
                 None => None,
             };
             let migration = migration.map(|migration| {
-                registry.migrating.insert(name.to_owned());
+                registry.migrating.insert(name.to_owned(), inner.journal.durable());
                 (migration, UnderWay { inner, name })
             });
             (id, stored, migration)
@@ -237,6 +253,7 @@ impl Store {
         let known = stored.is_some();
         let state = CollectionState::new(id, name, stripes, deletions, known, encoding);
         let stored = stored.unwrap_or_default();
+        let entry = state.entry::<K>();
         let mut migrated = None;
         let under_way = match migration {
             None => {
@@ -245,11 +262,12 @@ impl Store {
             }
             Some((migration, under_way)) => {
                 migration.run::<K>(inner, &state, &stored)?;
-                migrated = Some(state.entry::<K>());
+                migrated = Some(entry.clone());
                 Some(under_way)
             }
         };
         let state = Arc::new(state);
+        let source = Arc::new(Typed::<K, V>::new(Arc::clone(&state)));
         let opened: Arc<dyn Any + Send + Sync> = state.clone();
         // A migration that began meanwhile is not overtaken: what is written to a collection that
         // was opened before would be in the old schema, behind the record that says otherwise.
@@ -259,7 +277,7 @@ impl Store {
         };
         registry.catalog.extend(migrated.map(|entry| (name.to_owned(), entry)));
         let surplus = registry.stored.remove(&id);
-        let open = Open { state: opened, types: types.clone() };
+        let open = Open { state: opened, types: types.clone(), source, entry };
         let open = registry.open.entry(name.to_owned()).or_insert(open);
         let result = self.again(open, name, &types, &state.encoding);
         // What is not needed is dropped when nothing is locked: that may run the caller's code.
@@ -325,6 +343,25 @@ impl Store {
         self.inner.journal.flush()
     }
 
+    /// Writes down what the store holds now, so that opening it is quick and the log before can go.
+    ///
+    /// Blocks until that is durable, after a snapshot that is under way; readers and writers go on
+    /// meanwhile. A store takes snapshots by itself as its log grows, see
+    /// [`StoreBuilder::snapshot_after`]. In memory there is nothing to do.
+    ///
+    /// ```no_run
+    /// let store = ifmatch::Store::open("data")?;
+    /// store.snapshot()?;
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; [`Error::Poisoned`]; [`Error::Io`] and [`Error::Encode`], after which
+    /// the store goes on as before, without the snapshot.
+    pub fn snapshot(&self) -> Result<()> {
+        self.inner.snapshots.as_ref().map_or(Ok(()), |snapshots| snapshots.take())
+    }
+
     /// Refuses further writes, makes durable what is under way, and seals the log, so that the
     /// next open is quick. All handles are closed by it, and what is under way is answered.
     ///
@@ -356,7 +393,7 @@ impl Inner {
     /// [`Error::Migrating`] if it is one of the caller's closures that would have to wait.
     fn registry_without_migration(&self, name: &str) -> Result<MutexGuard<'_, Registry>> {
         let mut registry = self.registry.lock();
-        while registry.migrating.contains(name) {
+        while registry.migrating.contains_key(name) {
             if UserCode::is_running() {
                 return Err(Error::Migrating { collection: name.to_owned() });
             }
@@ -367,8 +404,14 @@ impl Inner {
 
     fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.stop();
+        }
         let closed = self.journal.close();
         self.service.stop();
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.wait();
+        }
         // Nothing is written from here on, so that the directory can be opened again, even if
         // handles of this store are still about.
         let lock = self.lock.lock().take();
@@ -398,6 +441,13 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Registry {
+    fn new(contents: Contents) -> Arc<Mutex<Registry>> {
+        let Contents { catalog, collections, .. } = contents;
+        let next_id = catalog.values().map(|entry| entry.id).max().unwrap_or(0) + 1;
+        let stored = collections.into_iter().map(|(id, stored)| (id, Arc::new(stored))).collect();
+        Arc::new(Mutex::new(Registry { catalog, stored, next_id, ..Registry::default() }))
+    }
+
     /// The number of a collection, given out here to a new one, and what is stored of it.
     fn id_of(
         &mut self,
@@ -418,6 +468,27 @@ impl Registry {
         }
         // A catalogued collection without contents has been announced and emptied: still stored.
         Ok((entry.id, Some(self.stored.entry(entry.id).or_default().clone())))
+    }
+}
+
+impl Sources for Mutex<Registry> {
+    fn collect(&self) -> Collected {
+        let registry = self.lock();
+        let open = registry.open.iter().filter(|(_, open)| open.source.is_announced());
+        let open = open.map(|(name, open)| {
+            let contents = snapshot::Contents::Open(Arc::clone(&open.source));
+            Named { name: name.clone(), entry: open.entry.clone(), contents }
+        });
+        let is_open = |name: &&String| registry.open.contains_key(*name);
+        let stored = registry.catalog.iter().filter(|(name, _)| !is_open(name));
+        let stored = stored.map(|(name, entry)| {
+            let contents = snapshot::Contents::Stored(registry.stored.get(&entry.id).cloned());
+            Named { name: name.clone(), entry: entry.clone(), contents }
+        });
+        let collections = open.chain(stored).collect();
+        // What is stored of a collection that is being migrated is what was there before; the
+        // migration may be durable already, and has to be read from the log.
+        Collected { collections, unmoved: registry.migrating.values().min().copied() }
     }
 }
 

@@ -61,9 +61,10 @@ impl Disk for Directory {
 
     fn read_at(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut file = File::open(self.path.join(name))?;
+        let left = file.metadata()?.len().saturating_sub(offset).min(len as u64);
         file.seek(SeekFrom::Start(offset))?;
-        let mut bytes = Vec::new();
-        file.take(len as u64).read_to_end(&mut bytes)?;
+        let mut bytes = Vec::with_capacity(left as usize);
+        file.take(left).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 

@@ -113,11 +113,19 @@ pub(crate) struct LogRecord<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-impl<'a> Frame<'a> {
-    /// Reads the frame at the start of `bytes`. `None` if there is no valid one.
-    pub(crate) fn read(bytes: &'a [u8], place: Place) -> Option<Frame<'a>> {
-        let (header, after) = bytes.split_at_checked(HEADER)?;
-        let mut rest = header;
+/// The header of a frame, valid by itself: what it says of the frame may be believed.
+pub(crate) struct FrameHead {
+    pub(crate) first_version: u64,
+    pub(crate) synced_to: u64,
+    pub(crate) count: u32,
+    body_crc: u32,
+    body_len: usize,
+}
+
+impl FrameHead {
+    /// Reads the header at the start of `bytes`. `None` if there is no valid one.
+    pub(crate) fn read(bytes: &[u8], place: Place) -> Option<FrameHead> {
+        let mut rest = bytes.get(..HEADER)?;
         let header_crc = u32::from_le_bytes(take(&mut rest)?);
         let covered = rest;
         let body_crc = u32::from_le_bytes(take(&mut rest)?);
@@ -129,11 +137,23 @@ impl<'a> Frame<'a> {
         let plausible = first_version != 0
             && first_version.checked_add(count.into()).is_some()
             && (count as usize).saturating_mul(RECORD_HEADER) <= body_len;
-        if !plausible || header_checksum(place, covered) != header_crc {
-            return None;
-        }
-        let body = after.get(..body_len)?;
-        let valid = crc32c::crc32c(body) == body_crc;
+        let valid = plausible && header_checksum(place, covered) == header_crc;
+        valid.then_some(FrameHead { first_version, synced_to, count, body_crc, body_len })
+    }
+
+    /// Bytes of the whole frame.
+    pub(crate) fn len(&self) -> usize {
+        HEADER + self.body_len
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the frame at the start of `bytes`. `None` if there is no valid one.
+    pub(crate) fn read(bytes: &'a [u8], place: Place) -> Option<Frame<'a>> {
+        let head = FrameHead::read(bytes, place)?;
+        let FrameHead { first_version, synced_to, count, .. } = head;
+        let body = bytes.get(HEADER..head.len())?;
+        let valid = crc32c::crc32c(body) == head.body_crc;
         valid.then_some(Frame { first_version, synced_to, count, body })
     }
 

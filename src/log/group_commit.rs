@@ -128,6 +128,11 @@ impl Log {
         })
     }
 
+    /// The highest version that no power cut can take back.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
     /// The highest version that may be shown.
     pub(crate) fn shown(&self) -> &AtomicU64 {
         match self.durability {
@@ -232,14 +237,7 @@ impl Log {
         let charge = room.spend();
         let mut open = self.open.lock();
         open.budget.give_back(charge);
-        match &open.refusal {
-            None => {}
-            Some(Refusal::Closed) => return Err(Error::Closed),
-            Some(Refusal::Poisoned(source)) => {
-                let (outcome, source) = (Outcome::NotApplied, Arc::clone(source));
-                return Err(Error::Poisoned { outcome, source });
-            }
-        }
+        open.refuse()?;
         let written_at = open.last_time.max(now);
         open.last_time = written_at;
         open.by_future |= by_future && matches!(self.durability, Durability::Sync);
@@ -258,6 +256,16 @@ impl Log {
             Durability::None if stamp.first => self.service.lead(),
             Durability::Interval(_) | Durability::None => {}
         }
+    }
+
+    /// The last version that was appended, durable or not, and its time.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] and [`Error::Poisoned`].
+    pub(crate) fn position(&self) -> Result<(u64, Timestamp)> {
+        let open = self.open.lock();
+        open.refuse()?;
+        Ok((open.frame.next_version() - 1, open.last_time))
     }
 
     /// Blocks until `version` may be shown. Leads where nobody does.
@@ -367,6 +375,19 @@ impl Log {
             queue.waiters.enlist(&mut ticket, NEXT, parker.waker().clone(), true);
             drop(queue);
             parker.park(None);
+        }
+    }
+}
+
+impl Open {
+    fn refuse(&self) -> Result<()> {
+        match &self.refusal {
+            None => Ok(()),
+            Some(Refusal::Closed) => Err(Error::Closed),
+            Some(Refusal::Poisoned(source)) => {
+                let (outcome, source) = (Outcome::NotApplied, Arc::clone(source));
+                Err(Error::Poisoned { outcome, source })
+            }
         }
     }
 }

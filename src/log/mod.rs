@@ -6,6 +6,7 @@ pub(crate) mod frame;
 mod due;
 mod group_commit;
 mod lead;
+mod live;
 pub(crate) mod reader;
 mod room;
 pub(crate) mod segment;
@@ -13,6 +14,7 @@ mod waiters;
 mod writer;
 
 pub(crate) use group_commit::{Log, Stamp};
+pub(crate) use live::{LiveSegment, LiveSegments};
 pub(crate) use room::Room;
 pub(crate) use waiters::Ticket;
 pub(crate) use writer::SegmentWriter;

@@ -29,7 +29,8 @@ impl<'a> Segment<'a> {
     /// A header that is damaged, and a frame that is damaged although a later one tells that it
     /// had been synced.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Segment<'a>, Damage> {
-        let header = Header::decode(bytes).map_err(|detail| Damage { offset: 0, detail })?;
+        let header =
+            Header::decode(bytes).map_err(|bad| Damage { offset: 0, detail: bad.to_string() })?;
         let next_version = header.first_version;
         let mut segment =
             Segment { header, frames: Vec::new(), valid_len: HEADER, next_version, closed: false };

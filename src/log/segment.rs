@@ -1,8 +1,10 @@
 //! Segments: the files of the log, their names and headers, and how one is mended.
 
+use std::fmt;
 use std::io;
 
 use crate::disk::Disk;
+use crate::error::Error;
 use crate::log::frame::{FrameBuilder, Place, Seal, take};
 use crate::version::Lineage;
 
@@ -39,6 +41,36 @@ pub(crate) struct Header {
     pub(crate) first_version: u64,
     /// Versions above are not in this segment.
     pub(crate) ceiling: u64,
+}
+
+/// Why the header of a file cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum BadHeader {
+    Damaged(String),
+    /// Whole, and of a format that this build does not know.
+    Format(u32),
+}
+
+impl BadHeader {
+    pub(crate) fn into_error(self, disk: &dyn Disk, name: &str) -> Error {
+        let (path, detail) = (disk.path(name), self.to_string());
+        match self {
+            BadHeader::Damaged(_) => Error::Corrupt { path, offset: 0, detail },
+            BadHeader::Format(_) => Error::NotAStore { path, detail },
+        }
+    }
+}
+
+impl fmt::Display for BadHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BadHeader::Damaged(detail) => f.write_str(detail),
+            BadHeader::Format(format) => {
+                write!(f, "it has format {format}; this build reads format {FORMAT}, ")?;
+                f.write_str("so use a newer one")
+            }
+        }
+    }
 }
 
 impl Header {
@@ -80,22 +112,22 @@ impl Header {
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Header, String> {
-        let bytes: &[u8; HEADER] = bytes.first_chunk().ok_or("shorter than its header")?;
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Header, BadHeader> {
+        let damaged = |detail: &str| BadHeader::Damaged(detail.to_owned());
+        let bytes: &[u8; HEADER] =
+            bytes.first_chunk().ok_or_else(|| damaged("it is shorter than its header"))?;
         let (mut rest, checksum) = bytes.split_at(HEADER - 4);
         if checksum != crc32c::crc32c(rest).to_le_bytes() {
-            return Err("its header does not match its checksum".to_owned());
+            return Err(damaged("its header does not match its checksum"));
         }
         let mut field = || take(&mut rest).unwrap_or_default();
         if field() != MAGIC {
-            return Err("it is no log segment".to_owned());
+            return Err(damaged("it is no log segment"));
         }
         let [f0, f1, f2, f3, ..] = field();
         let format = u32::from_le_bytes([f0, f1, f2, f3]);
         if format != FORMAT {
-            return Err(format!(
-                "it has format {format}; this build reads format {FORMAT}, so use a newer one"
-            ));
+            return Err(BadHeader::Format(format));
         }
         let mut number = || u64::from_le_bytes(field());
         let header = Header {
@@ -108,7 +140,7 @@ impl Header {
         let sensible = (1..=NUMBER_MAX).contains(&header.number)
             && (1..=header.ceiling).contains(&header.first_version)
             && header.ceiling <= NUMBER_MAX;
-        sensible.then_some(header).ok_or_else(|| "its numbers make no sense".to_owned())
+        sensible.then_some(header).ok_or_else(|| damaged("its numbers make no sense"))
     }
 
     pub(crate) fn place(&self, offset: usize) -> Place {

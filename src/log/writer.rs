@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile};
+use crate::log::LiveSegments;
 use crate::log::frame::{self, FrameBuilder, Seal};
 use crate::log::segment::{self, Header, Size};
 use crate::version::Lineage;
@@ -26,6 +27,7 @@ pub(crate) struct SegmentWriter {
     offset: u64,
     spare: Option<Space>,
     size: Size,
+    live: Arc<LiveSegments>,
     /// Whether something was written that no sync covers.
     unsynced: bool,
 }
@@ -44,10 +46,12 @@ impl SegmentWriter {
         lineage: Lineage,
         disk: Arc<dyn Disk>,
         size: Size,
+        live: Arc<LiveSegments>,
     ) -> SegmentWriter {
         let ceiling = next_version - 1;
         let header = Header { lineage, number, salt: 0, first_version: next_version, ceiling };
-        SegmentWriter { disk, header, file: None, offset: 0, spare: None, size, unsynced: false }
+        let (file, offset, spare, unsynced) = (None, 0, None, false);
+        SegmentWriter { disk, header, file, offset, spare, size, live, unsynced }
     }
 
     /// No version above is in the segment.
@@ -84,6 +88,8 @@ impl SegmentWriter {
         let Header { lineage, number, .. } = self.header;
         let header = Header::new(lineage, number + 1, first_version, self.size.versions)?;
         name(&*self.disk, &header, &mut spare)?;
+        let before = self.file.is_some().then_some(self.offset);
+        self.live.started(header.number, header.first_version, before);
         (self.header, self.file, self.offset) = (header, Some(spare), segment::HEADER as u64);
         Ok(())
     }

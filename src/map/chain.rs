@@ -68,6 +68,10 @@ impl<V> Slot<V> {
         Slot { key, settled: State::Vacant, pending: None }
     }
 
+    pub(crate) fn settled_at(key: KeyBuf, settled: State<V>) -> Slot<V> {
+        Slot { key, settled, pending: None }
+    }
+
     /// What the next write meets, durable or not.
     pub(crate) fn newest(&self) -> &State<V> {
         match &self.pending {
@@ -85,6 +89,14 @@ impl<V> Slot<V> {
                 Some(older) if older.version() <= durable => older,
                 _ => &self.settled,
             },
+        }
+    }
+
+    /// The key with its deletion, if that is what a reader may see.
+    pub(crate) fn visible_deletion(&self, durable: u64) -> Option<(KeyBuf, Arc<Deletion>)> {
+        match self.visible(durable) {
+            State::Deleted(deletion) => Some((self.key.clone(), Arc::clone(deletion))),
+            State::Vacant | State::Live(_) => None,
         }
     }
 

@@ -20,6 +20,7 @@ pub(crate) use chain::{Garbage, State};
 pub(crate) use key_buf::KeyBuf;
 use stripe::Stripe;
 
+use crate::conflict::Deletion;
 use crate::entity::Record;
 use crate::sync::{AtomicU64, Ordering, RwLock, RwLockWriteGuard, hash_seed};
 
@@ -31,6 +32,12 @@ pub(crate) struct Map<V> {
 
 /// The keys that may be live, in order. Gives candidates: a reader checks each one's entity.
 pub(crate) type KeyIndex = RwLock<BTreeSet<KeyBuf>>;
+
+/// Deletions with their keys.
+pub(crate) type Deletions = Vec<(KeyBuf, Arc<Deletion>)>;
+
+/// How many deletions are looked up under one lock.
+const PORTION: u64 = 512;
 
 /// hashbrown uses the lowest bits and the top seven of a hash; the stripe is chosen by others.
 const STRIPE_SHIFT: u32 = 40;
@@ -46,6 +53,26 @@ impl<V> Map<V> {
             stripes: (0..stripes).map(|_| stripe()).collect(),
             hasher: FixedState::with_seed(hash_seed()),
             keys: RwLock::new(BTreeSet::new()),
+        }
+    }
+
+    /// Fills a new map with what was stored: entities, and deletions from the oldest to the newest.
+    /// No key is there twice.
+    pub(crate) fn fill(
+        &self,
+        live: Vec<(KeyBuf, Arc<Record<V>>)>,
+        deleted: impl Iterator<Item = (KeyBuf, Arc<Deletion>)>,
+    ) {
+        // Built from all keys at once: they come sorted, or in few sorted runs, from a snapshot.
+        *self.keys.write() = live.iter().map(|(key, _)| key.clone()).collect();
+        for stripe in &self.stripes {
+            stripe.write().reserve(live.len() / self.stripes.len());
+        }
+        let live = live.into_iter().map(|(key, record)| (key, State::Live(record)));
+        let deleted = deleted.map(|(key, deletion)| (key, State::Deleted(deletion)));
+        for (key, state) in live.chain(deleted) {
+            let hash = self.hash(&key);
+            self.stripe(hash).write().restore(hash, key, state);
         }
     }
 
@@ -66,6 +93,38 @@ impl<V> Map<V> {
         let stripe = self.stripe(hash).read();
         // Loaded under the lock: a state is not settled before a reader could know it durable.
         stripe.find(hash, key)?.visible(durable.load(Ordering::Acquire)).live().cloned()
+    }
+
+    /// What a reader may see, a deletion included.
+    pub(crate) fn visible_state(&self, hash: u64, key: &[u8], durable: &AtomicU64) -> State<V> {
+        let stripe = self.stripe(hash).read();
+        let visible = |slot: &chain::Slot<V>| slot.visible(durable.load(Ordering::Acquire)).clone();
+        stripe.find(hash, key).map_or(State::Vacant, visible)
+    }
+
+    /// Gives each deletion that a reader may see to `each`, in portions, with nothing locked.
+    pub(crate) fn deletions<E>(
+        &self,
+        durable: &AtomicU64,
+        mut each: impl FnMut(&KeyBuf, &Deletion) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for stripe in &self.stripes {
+            let mut found = Deletions::new();
+            let mut places = stripe.read().unsettled_deletions(durable, &mut found);
+            loop {
+                for (key, deletion) in found.drain(..) {
+                    each(&key, &deletion)?;
+                }
+                if places.is_empty() {
+                    break;
+                }
+                let end = places.end.min(places.start + PORTION);
+                let portion = places.start..end;
+                stripe.read().settled_deletions(portion, durable, &mut found);
+                places.start = end;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a reader may see an entity.

@@ -1,12 +1,13 @@
 //! One stripe: a hash table, what in it is still to settle, and the deletions it remembers.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::map::chain::{Garbage, Slot, State};
-use crate::map::{Install, KeyBuf, KeyIndex};
+use crate::map::{Deletions, Install, KeyBuf, KeyIndex};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Each write settles up to this many earlier ones: more than one, so that the backlog shrinks.
@@ -20,6 +21,8 @@ pub(crate) struct Stripe<V> {
     settling: VecDeque<Mark>,
     /// Remembered deletions, in the order they settled; beyond the limit the oldest is forgotten.
     deleted: VecDeque<Mark>,
+    /// How many have left `deleted`: with it, each has a place that does not move.
+    forgotten: u64,
     deleted_limit: usize,
 }
 
@@ -43,8 +46,24 @@ impl<V> Stripe<V> {
             live: 0,
             settling: VecDeque::new(),
             deleted: VecDeque::new(),
+            forgotten: 0,
             deleted_limit,
         }
+    }
+
+    pub(crate) fn reserve(&mut self, slots: usize) {
+        self.table.reserve(slots, |hashed| hashed.hash);
+    }
+
+    /// Puts a settled state at a key that is not there. The key index is the caller's to see to.
+    pub(crate) fn restore(&mut self, hash: u64, key: KeyBuf, state: State<V>) {
+        let mark = Mark { hash, version: state.version() };
+        let slot = Slot::settled_at(key, state);
+        let after = Standing::of(&slot);
+        self.table.insert_unique(hash, Hashed { hash, slot }, |hashed| hashed.hash);
+        let before = Standing { live: false, pending: false, listed: false, deleted: false };
+        let mut garbage = Garbage::new();
+        self.account(mark, before, after, &mut garbage);
     }
 
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<&Slot<V>> {
@@ -62,6 +81,40 @@ impl<V> Stripe<V> {
             len -= usize::from(hashed.slot.settled().live().is_some());
         }
         len
+    }
+
+    /// Deletions that a reader may see and that have not settled go to `found`. Returns the places
+    /// of those that have.
+    pub(crate) fn unsettled_deletions(
+        &self,
+        durable: &AtomicU64,
+        found: &mut Deletions,
+    ) -> Range<u64> {
+        let durable = durable.load(Ordering::Acquire);
+        for mark in &self.settling {
+            let newest = |hashed: &Hashed<V>| hashed.slot.newest().version() == mark.version;
+            if let Some(hashed) = self.table.find(mark.hash, newest) {
+                found.extend(hashed.slot.visible_deletion(durable));
+            }
+        }
+        self.forgotten..self.forgotten + self.deleted.len() as u64
+    }
+
+    /// The settled deletions at these places go to `found`, as far as they still count.
+    pub(crate) fn settled_deletions(
+        &self,
+        places: Range<u64>,
+        durable: &AtomicU64,
+        found: &mut Deletions,
+    ) {
+        let durable = durable.load(Ordering::Acquire);
+        let places = places.filter_map(|place| place.checked_sub(self.forgotten));
+        for mark in places.filter_map(|place| self.deleted.get(usize::try_from(place).ok()?)) {
+            let settled = |hashed: &Hashed<V>| hashed.slot.settled().version() == mark.version;
+            if let Some(hashed) = self.table.find(mark.hash, settled) {
+                found.extend(hashed.slot.visible_deletion(durable));
+            }
+        }
     }
 
     pub(crate) fn install(
@@ -124,6 +177,7 @@ impl<V> Stripe<V> {
         if self.deleted.len() > self.deleted_limit
             && let Some(oldest) = self.deleted.pop_front()
         {
+            self.forgotten += 1;
             self.forget(oldest, garbage);
         }
     }

@@ -32,12 +32,19 @@ impl Configuration {
     }
 
     pub fn open_with(&self, builder: StoreBuilder) -> Store {
-        let store = match &self.place {
+        self.try_open_with(builder).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    pub fn try_open(&self) -> ifmatch::Result<Store> {
+        self.try_open_with(self.builder())
+    }
+
+    fn try_open_with(&self, builder: StoreBuilder) -> ifmatch::Result<Store> {
+        match &self.place {
             Place::Memory => Ok(builder.in_memory()),
             Place::Disk(directory) => builder.open(directory.path()),
             Place::MemoryDisk(disk) => builder.open_on(Arc::new(disk.clone())),
-        };
-        store.unwrap_or_else(|error| panic!("{}: {error}", self.name))
+        }
     }
 
     /// Whether what was written is there after closing and opening.

@@ -1,0 +1,76 @@
+//! What a snapshot sees of a collection that is open.
+
+use std::marker::PhantomData;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::collection::CollectionState;
+use crate::error::{Error, Result};
+use crate::key::{Key, text_of};
+use crate::map::State;
+use crate::snapshot::entry::Entry;
+use crate::snapshot::{Emit, Source};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Keys are taken from the index in portions of this size.
+const PORTION: usize = 128;
+
+/// A collection whose types are hidden behind [`Source`].
+pub(crate) struct Typed<K, V> {
+    state: Arc<CollectionState<V>>,
+    key: PhantomData<fn() -> K>,
+}
+
+impl<K, V> Typed<K, V> {
+    pub(crate) fn new(state: Arc<CollectionState<V>>) -> Typed<K, V> {
+        Typed { state, key: PhantomData }
+    }
+}
+
+impl<K: Key, V: Send + Sync + 'static> Source for Typed<K, V> {
+    fn is_announced(&self) -> bool {
+        self.state.announced.load(Ordering::Relaxed)
+    }
+
+    fn deletions(&self, durable: &AtomicU64, emit: &mut Emit<'_>) -> Result<()> {
+        let collection = self.state.id;
+        self.state.map.deletions(durable, |key, deletion| {
+            emit(&Entry::Deletion { collection, key, deletion })
+        })
+    }
+
+    fn states(&self, durable: &AtomicU64, emit: &mut Emit<'_>) -> Result<()> {
+        let (map, collection) = (&self.state.map, self.state.id);
+        let mut start = Bound::Unbounded;
+        loop {
+            let after = start.as_ref().map(|key: &crate::map::KeyBuf| &**key);
+            let keys = map.candidates((after, Bound::Unbounded), PORTION);
+            let Some(last) = keys.last() else { return Ok(()) };
+            start = Bound::Excluded(last.clone());
+            for key in &keys {
+                match map.visible_state(map.hash(key), key, durable) {
+                    State::Vacant => {}
+                    State::Deleted(deletion) => {
+                        emit(&Entry::Deletion { collection, key, deletion: &deletion })?;
+                    }
+                    State::Live(record) => {
+                        let value = &*self.encode(key, &record.value)?;
+                        let metadata = &record.metadata;
+                        emit(&Entry::Entity { collection, key, metadata, value })?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<K: Key, V: 'static> Typed<K, V> {
+    /// Checked to read back, as every write was: the log that has the bytes is going to go.
+    fn encode(&self, key: &[u8], value: &V) -> Result<Vec<u8>> {
+        self.state.encoding.encode(value).map_err(|detail| Error::Encode {
+            collection: Arc::clone(&self.state.name),
+            key: text_of::<K>(key),
+            detail,
+        })
+    }
+}
