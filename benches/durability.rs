@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ifmatch::{Collection, Store};
+use ifmatch::{Collection, RetryPolicy, Store};
 use support::{race, share};
 
 type Value = [u64; 16];
@@ -35,7 +35,7 @@ fn durability(criterion: &mut Criterion) {
     });
     let store = Store::open(directory.path().join("store")).unwrap();
     let collection = store.collection::<u64, Value>("bench").unwrap();
-    for threads in [1, 8, 64] {
+    for threads in [1, 8, 64, 256] {
         group.bench_function(
             BenchmarkId::new("ifmatch", format!("{threads} threads")),
             |bencher| {
@@ -48,6 +48,48 @@ fn durability(criterion: &mut Criterion) {
             },
         );
     }
+    // Everybody adds one to the same counter.
+    let counters = store.collection::<u64, Value>("counters").unwrap();
+    counters.create(1, [0; 16]).commit().unwrap();
+    for threads in [1, 64] {
+        let id = BenchmarkId::new("ifmatch, one key, update", format!("{threads} threads"));
+        group.bench_function(id, |bencher| {
+            bencher.iter_custom(|iterations| {
+                let each = share(iterations, threads);
+                let elapsed = race(threads, |_| add(&counters, each));
+                elapsed.mul_f64(iterations as f64 / (each * threads as u64) as f64)
+            });
+        });
+    }
+    group.finish();
+    println!(
+        "{:.0} bytes of log for a key of 8 and an encoded value of 144 bytes",
+        bytes_per_commit()
+    );
+}
+
+fn add(counters: &Collection<u64, Value>, count: u64) {
+    // As patient as it takes: what is measured is that nobody has to be.
+    let patient = RetryPolicy { attempts: 1_000, ..RetryPolicy::default() };
+    for _ in 0..count {
+        let add = counters.update(1, |value| value[0] += 1).retry(patient.clone());
+        add.commit().unwrap();
+    }
+}
+
+/// Of a store of its own, whose log ends with its last byte that is not zero.
+fn bytes_per_commit() -> f64 {
+    const COMMITS: u64 = 10_000;
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let collection = store.collection::<u64, Value>("bench").unwrap();
+    for key in 0..COMMITS {
+        collection.create(key, [u64::MAX; 16]).commit().unwrap();
+    }
+    store.close().unwrap();
+    let log = std::fs::read(directory.path().join("00000000000000000001.log")).unwrap();
+    let used = log.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    used as f64 / COMMITS as f64
 }
 
 fn commit(collection: &Collection<u64, Value>, thread: u64, count: u64) {
