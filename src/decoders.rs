@@ -102,7 +102,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<usize, String> {
 
 /// A snapshot with a valid header and `rest` after it.
 pub fn snapshot_with(rest: &[u8]) -> Vec<u8> {
-    let mut image = SNAPSHOT.encode();
+    let mut image = SNAPSHOT.encode().to_vec();
     image.extend_from_slice(rest);
     image
 }

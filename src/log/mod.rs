@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of entities. A commit is a payload that gets a version and a time.
 
+pub(crate) mod file_header;
 pub(crate) mod frame;
 mod due;
 mod group_commit;

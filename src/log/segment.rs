@@ -1,16 +1,14 @@
 //! Segments: the files of the log, their names and headers, and how one is mended.
 
-use std::fmt;
 use std::io;
 
 use crate::disk::Disk;
-use crate::error::Error;
-use crate::log::frame::{FrameBuilder, Place, Seal, take};
+pub(crate) use crate::log::file_header::HEADER;
+use crate::log::file_header::{self, BadHeader, NUMBER_MAX};
+use crate::log::frame::{FrameBuilder, Place, Seal};
 use crate::version::Lineage;
 
-pub(crate) const HEADER: usize = 64;
 const MAGIC: [u8; 8] = *b"ifmatchL";
-const FORMAT: u32 = 1;
 
 /// How large segments grow.
 #[derive(Clone, Copy, Debug)]
@@ -27,10 +25,6 @@ impl Default for Size {
     }
 }
 
-/// No segment and no version has a number above: no store lives that long, and what comes next can
-/// be computed without care for overflow.
-const NUMBER_MAX: u64 = u64::MAX / 4;
-
 /// What stands at the start of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -41,36 +35,6 @@ pub(crate) struct Header {
     pub(crate) first_version: u64,
     /// Versions above are not in this segment.
     pub(crate) ceiling: u64,
-}
-
-/// Why the header of a file cannot be used.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum BadHeader {
-    Damaged(String),
-    /// Whole, and of a format that this build does not know.
-    Format(u32),
-}
-
-impl BadHeader {
-    pub(crate) fn into_error(self, disk: &dyn Disk, name: &str) -> Error {
-        let (path, detail) = (disk.path(name), self.to_string());
-        match self {
-            BadHeader::Damaged(_) => Error::Corrupt { path, offset: 0, detail },
-            BadHeader::Format(_) => Error::NotAStore { path, detail },
-        }
-    }
-}
-
-impl fmt::Display for BadHeader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BadHeader::Damaged(detail) => f.write_str(detail),
-            BadHeader::Format(format) => {
-                write!(f, "it has format {format}; this build reads format {FORMAT}, ")?;
-                f.write_str("so use a newer one")
-            }
-        }
-    }
 }
 
 impl Header {
@@ -91,56 +55,22 @@ impl Header {
     }
 
     pub(crate) fn encode(&self) -> [u8; HEADER] {
-        let mut bytes = Vec::with_capacity(HEADER);
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&0u32.to_le_bytes());
-        for field in
-            [self.lineage.bits(), self.number, self.salt, self.first_version, self.ceiling, 0]
-        {
-            bytes.extend_from_slice(&field.to_le_bytes());
-        }
-        bytes.truncate(HEADER - 4);
-        let checksum = crc32c::crc32c(&bytes);
-        bytes.extend_from_slice(&checksum.to_le_bytes());
-        let mut header = [0; HEADER];
-        header.copy_from_slice(&bytes);
-        header
+        let Header { lineage, number, salt, first_version, ceiling } = *self;
+        file_header::encode(MAGIC, &[lineage.bits(), number, salt, first_version, ceiling])
     }
 
     /// Reads the header of a segment.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// What is wrong with it.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Header, BadHeader> {
-        let damaged = |detail: &str| BadHeader::Damaged(detail.to_owned());
-        let bytes: &[u8; HEADER] =
-            bytes.first_chunk().ok_or_else(|| damaged("it is shorter than its header"))?;
-        let (mut rest, checksum) = bytes.split_at(HEADER - 4);
-        if checksum != crc32c::crc32c(rest).to_le_bytes() {
-            return Err(damaged("its header does not match its checksum"));
-        }
-        let mut field = || take(&mut rest).unwrap_or_default();
-        if field() != MAGIC {
-            return Err(damaged("it is no log segment"));
-        }
-        let [f0, f1, f2, f3, ..] = field();
-        let format = u32::from_le_bytes([f0, f1, f2, f3]);
-        if format != FORMAT {
-            return Err(BadHeader::Format(format));
-        }
-        let mut number = || u64::from_le_bytes(field());
-        let header = Header {
-            lineage: Lineage::from_bits(number()),
-            number: number(),
-            salt: number(),
-            first_version: number(),
-            ceiling: number(),
-        };
+        let [lineage, number, salt, first_version, ceiling] = file_header::decode(MAGIC, bytes)?;
+        let lineage = Lineage::from_bits(lineage);
+        let header = Header { lineage, number, salt, first_version, ceiling };
         let sensible = (1..=NUMBER_MAX).contains(&header.number)
             && (1..=header.ceiling).contains(&header.first_version)
             && header.ceiling <= NUMBER_MAX;
-        sensible.then_some(header).ok_or_else(|| damaged("its numbers make no sense"))
+        sensible.then_some(header).ok_or(BadHeader::Damaged("its numbers make no sense"))
     }
 
     pub(crate) fn place(&self, offset: usize) -> Place {
@@ -192,25 +122,6 @@ pub(crate) struct Valid<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn g10_a_header_reads_back_and_no_flipped_bit_passes() {
-        let header = Header {
-            lineage: Lineage::from_bits(3),
-            number: 4,
-            salt: 5,
-            first_version: 6,
-            ceiling: 7,
-        };
-        let bytes = header.encode();
-        assert_eq!(Header::decode(&bytes), Ok(header));
-        for at in 0..HEADER * 8 {
-            let mut flipped = bytes;
-            flipped[at / 8] ^= 1 << (at % 8);
-            assert!(Header::decode(&flipped).is_err());
-        }
-        assert!(Header::decode(&bytes[..HEADER - 1]).is_err());
-    }
 
     #[test]
     fn a_name_gives_its_number_back() {

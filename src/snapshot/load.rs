@@ -2,16 +2,16 @@
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
+use crate::log::file_header::{BadHeader, NUMBER_MAX};
 use crate::log::frame::{self, Frame, FrameHead, Place};
 use crate::log::reader::Damage;
-use crate::log::segment::BadHeader;
 use crate::map::KeyBuf;
 use crate::parallel::in_parts_of;
 use crate::progress::{Meter, OnProgress, Phase};
 use crate::record::CatalogEntry;
 use crate::recovery::{Contents, Stored};
 use crate::snapshot::entry::{self, Decoded};
-use crate::snapshot::header::{HEADER, Header, VERSION_MAX, file_name};
+use crate::snapshot::header::{HEADER, Header, file_name};
 use crate::snapshot::write::io_error;
 use crate::version::Lineage;
 
@@ -42,7 +42,9 @@ pub(crate) fn load(
     let bytes = disk.len(&name).map_err(|source| io_error(disk, "read", &name, source))?;
     let header = match Header::decode(&read(0, HEADER)?) {
         Ok(header) => header,
-        Err(BadHeader::Damaged(detail)) => return Ok(Err(Damage { offset: 0, detail })),
+        Err(BadHeader::Damaged(detail)) => {
+            return Ok(Err(Damage { offset: 0, detail: detail.to_owned() }));
+        }
         Err(bad @ BadHeader::Format(_)) => return Err(bad.into_error(disk, &name)),
     };
     if header.lineage != lineage {
@@ -177,7 +179,7 @@ impl Scan {
         if head.len() != frame::HEADER || head.len() as u64 != left {
             return damage("it goes on behind its seal");
         }
-        if !(self.header.start..=VERSION_MAX).contains(&head.synced_to) {
+        if !(self.header.start..=NUMBER_MAX).contains(&head.synced_to) {
             return damage("its end makes no sense");
         }
         self.end = Some(head.synced_to);
