@@ -6,13 +6,18 @@
 
 #![cfg(ifmatch_loom)]
 
+#[path = "common/hooked.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+mod hooked;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::UNIX_EPOCH;
 
+use hooked::{Call, Hooked};
 use ifmatch::testing::{Disk, ManualClock, MemoryDisk};
-use ifmatch::{Collection, Error, Reason, Store, StoreBuilder};
+use ifmatch::{Collection, Durability, Error, Reason, Store, StoreBuilder};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
@@ -291,5 +296,116 @@ fn a_migration_is_not_overtaken() {
         let store = builder().open_on(Arc::new(disk)).unwrap();
         let (schema, number) = if migrated { (2, 101) } else { (1, 11) };
         assert_eq!(*open(&store, schema).unwrap().get(1).unwrap().unwrap(), number);
+    });
+}
+
+/// Catches: a request to lead that comes while somebody leads, and is forgotten when that one is
+/// done, so that a write which nobody waits for is never written (the model does not end).
+#[test]
+fn g3_without_durability_a_write_beside_a_leader_is_written() {
+    model(3, || {
+        let disk = MemoryDisk::new();
+        let builder = builder().durability(Durability::None);
+        let store = builder.open_on(Arc::new(disk.clone())).unwrap();
+        let words = words(&store);
+        words.create(1, 0).commit().unwrap();
+        let flush = thread::spawn({
+            let store = store.clone();
+            move || store.flush().unwrap()
+        });
+        words.create(2, MARK).commit().unwrap();
+        flush.join().unwrap();
+        let written = || disk.read("00000000000000000001.log").unwrap();
+        while !written().windows(8).any(|bytes| bytes == MARK.to_le_bytes()) {
+            thread::yield_now();
+        }
+    });
+}
+
+/// A store with an entity, on a disk whose syncs fail from now on.
+fn about_to_fail() -> Store {
+    let broken = Arc::new(AtomicBool::new(false));
+    let fails = Arc::clone(&broken);
+    let disk = Hooked::new(MemoryDisk::new(), move |call| match call {
+        Call::Sync if fails.load(Ordering::Relaxed) => Err(std::io::Error::other("it is on fire")),
+        _ => Ok(()),
+    });
+    let store = builder().open_on(Arc::new(disk)).unwrap();
+    words(&store).create(1, 0).commit().unwrap();
+    broken.store(true, Ordering::Relaxed);
+    store
+}
+
+/// Catches: a failure that does not reach whoever waits for room meanwhile, or closes the store
+/// (loom reports the deadlock).
+#[test]
+fn g11_a_failure_reaches_a_thread_that_waits_for_room() {
+    model(3, || {
+        let store = about_to_fail();
+        let (mine, other) = (blobs(&store), blobs(&store));
+        let create = |map: &Collection<u8, Vec<u8>>, key| map.create(key, vec![1; 2_500]).commit();
+        let other = thread::spawn(move || create(&other, 1).map(|_| ()));
+        let mine = create(&mine, 2).map(|_| ());
+        for answer in [mine, other.join().unwrap(), store.close()] {
+            assert!(matches!(answer, Err(Error::Poisoned { .. })), "{answer:?}");
+        }
+    });
+}
+
+/// Catches: as above, where the service thread leads and fails.
+#[test]
+fn g11_a_failure_reaches_a_future_that_waits_for_room() {
+    model(2, || {
+        let store = about_to_fail();
+        let (mine, other) = (blobs(&store), blobs(&store));
+        let create = |map: &Collection<u8, Vec<u8>>, key| block_on(map.create(key, vec![1; 2_500]));
+        let other = thread::spawn(move || create(&other, 1).map(|_| ()));
+        let mine = create(&mine, 2).map(|_| ());
+        for answer in [mine, other.join().unwrap(), store.flush()] {
+            assert!(matches!(answer, Err(Error::Poisoned { .. })), "{answer:?}");
+        }
+    });
+}
+
+/// Catches: a writer that waits for room and is forgotten when the store closes, an answer without
+/// its write, and a writer that leads behind the seal.
+#[test]
+fn g3_closing_beside_a_writer_that_waits_for_room_answers_it() {
+    model(2, || {
+        let (disk, store) = on_disk();
+        blobs(&store).create(0, vec![1; 2_500]).commit().unwrap();
+        let (one, two) = (blobs(&store), blobs(&store));
+        let create =
+            |map: &Collection<u8, Vec<u8>>, key| match map.create(key, vec![1; 2_500]).commit() {
+                Ok(_) => 1,
+                Err(Error::Closed) => 0,
+                Err(error) => panic!("{error}"),
+            };
+        let one = thread::spawn(move || create(&one, 1));
+        let two = thread::spawn(move || create(&two, 2));
+        store.close().unwrap();
+        let landed = 1 + one.join().unwrap() + two.join().unwrap();
+        let store = builder().open_on(Arc::new(disk)).unwrap();
+        assert_eq!(blobs(&store).len().unwrap(), landed);
+    });
+}
+
+/// Catches: a directory that is given back by the second of two who close, while the first still
+/// seals the log (the disk asserts that whoever writes has it).
+#[test]
+fn two_that_close_at_once_both_wait_for_the_seal() {
+    model(3, || {
+        let inner = MemoryDisk::new();
+        let locked = inner.clone();
+        let disk = Hooked::new(inner, move |_| {
+            assert!(locked.lock().is_err(), "nobody has the directory, and it is written to");
+            Ok(())
+        });
+        let store = builder().open_on(Arc::new(disk)).unwrap();
+        words(&store).create(1, 0).commit().unwrap();
+        let other = store.clone();
+        let other = thread::spawn(move || other.close().unwrap());
+        store.close().unwrap();
+        other.join().unwrap();
     });
 }

@@ -42,8 +42,9 @@ pub(super) struct Open {
     pub(super) frame: FrameBuilder,
     pub(super) budget: Budget,
     last_time: Timestamp,
-    /// A future appended to the frame: it does not lead, so the service thread has to.
-    pub(super) by_future: bool,
+    /// The service thread has to lead: a future appended to the frame, or the thread was asked to
+    /// while somebody else led.
+    pub(super) for_service: bool,
     /// Whoever leads next has to sync, whatever the durability.
     pub(super) flush: bool,
     pub(super) refusal: Option<Refusal>,
@@ -63,7 +64,10 @@ pub(super) struct Queue {
     pub(super) writer: Option<SegmentWriter>,
     pub(super) waiters: Waiters,
     pub(super) poison: Option<Arc<io::Error>>,
+    /// Somebody has taken the writer to close the log.
     closed: bool,
+    /// The log is closed: nothing is written any more.
+    sealed: bool,
     /// How often space was asked for in vain, and what the system said last.
     pub(super) shortages: u64,
     pub(super) shortage: Option<Arc<io::Error>>,
@@ -113,8 +117,8 @@ impl Log {
     ) -> Arc<Log> {
         let budget = Budget::new(writer.room_after(0, next_version), writer.ceiling());
         let frame = FrameBuilder::new(next_version, Vec::new());
-        let (by_future, flush, refusal) = (false, false, None);
-        let open = Open { frame, budget, last_time, by_future, flush, refusal };
+        let (for_service, flush, refusal) = (false, false, None);
+        let open = Open { frame, budget, last_time, for_service, flush, refusal };
         let queue = Queue { writer: Some(writer), ..Queue::default() };
         Arc::new_cyclic(|this| Log {
             open: CachePadded::new(Mutex::new(open)),
@@ -240,7 +244,7 @@ impl Log {
         open.refuse()?;
         let written_at = open.last_time.max(now);
         open.last_time = written_at;
-        open.by_future |= by_future && matches!(self.durability, Durability::Sync);
+        open.for_service |= by_future && matches!(self.durability, Durability::Sync);
         let first = open.frame.is_empty();
         let (version, open_from) = (open.frame.next_version(), open.frame.first_version());
         open.frame.push(written_at, payload);
@@ -324,7 +328,7 @@ impl Log {
         let answer = answer(&queue, self.shown(), version);
         if answer.is_pending() {
             let replaced = queue.waiters.enlist(ticket, version, waker, false);
-            // A leader that is at work sees `by_future` when it is done.
+            // A leader that is at work sees `for_service` when it is done.
             let nobody_leads = queue.writer.is_some();
             drop(queue);
             drop(replaced);
@@ -347,22 +351,28 @@ impl Log {
         let sealed = writer.place(SEAL, next_version);
         let sealed = sealed.and_then(|()| writer.seal(next_version, Seal::Closed));
         writer.discard_spare();
-        sealed.map_err(|source| self.poison(source))
+        sealed.map_err(|source| self.poison(source))?;
+        let mut queue = self.queue.lock();
+        queue.sealed = true;
+        let closing = queue.waiters.covered(u64::MAX);
+        drop(queue);
+        wake_all(closing);
+        Ok(())
     }
 
     /// Waits for the writer and keeps it, so that nobody leads any more. `None` if somebody else
-    /// has done so.
+    /// has done so, and is done with it.
     fn take_writer(&self) -> Result<Option<SegmentWriter>> {
         let parker = parker();
         let mut ticket = Ticket::default();
         loop {
             let mut queue = self.queue.lock();
-            if queue.closed {
-                return Ok(None);
-            }
             if let Some(source) = &queue.poison {
                 let (outcome, source) = (Outcome::NotApplied, Arc::clone(source));
                 return Err(Error::Poisoned { outcome, source });
+            }
+            if queue.sealed {
+                return Ok(None);
             }
             if let Some(writer) = queue.writer.take() {
                 queue.closed = true;

@@ -49,14 +49,17 @@ impl Log {
         }
     }
 
-    /// Leads if there is anything to do and nobody leads. For the service thread.
+    /// Leads if there is anything to do; if somebody leads, once that one is done. For the service
+    /// thread.
     pub(crate) fn lead_once(&self) {
         let mut queue = self.queue.lock();
         {
-            let open = self.open.lock();
+            let mut open = self.open.lock();
             if open.frame.is_empty() && !open.budget.is_wanted() && !open.flush {
                 return;
             }
+            // A leader that has not taken the frame yet takes this back with it.
+            open.for_service |= queue.writer.is_none();
         }
         if let Some(writer) = queue.writer.take() {
             drop(queue);
@@ -77,7 +80,7 @@ impl Log {
     fn take(&self, writer: &SegmentWriter) -> Taken {
         let spare = std::mem::take(&mut self.queue.lock().spare);
         let mut open = self.open.lock();
-        open.by_future = false;
+        open.for_service = false;
         let flush = std::mem::take(&mut open.flush);
         let sync = flush || !matches!(self.durability, Durability::None);
         let first_version = open.frame.first_version();
@@ -143,7 +146,7 @@ impl Log {
                 false
             }
             // A thread that appended but does not wait yet will find the writer by itself.
-            None => self.open.lock().by_future,
+            None => self.open.lock().for_service,
         };
         let seal = done.wrote && !std::mem::replace(&mut queue.seal_due, true);
         // Under loom no time passes.
