@@ -72,7 +72,7 @@ impl Service {
 
     /// Wakes `waker` after this time, unless the store is closed before.
     pub(crate) fn after(&self, wait: Duration, waker: Waker) {
-        let deadline = self.now() + wait;
+        let deadline = self.now().saturating_add(wait);
         drop(self.enter(deadline, waker));
     }
 

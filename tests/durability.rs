@@ -155,3 +155,60 @@ fn g10_rot_in_the_last_write_of_an_idle_store_is_found() {
     let again = store.collection::<u64, u64>("map").unwrap();
     assert!(again.create(2, 0).commit().unwrap().version().get() > 1 << 20);
 }
+
+/// A store in which the last write, and its seal if there is one, can be told apart.
+fn sealed(disk: &MemoryDisk) -> bool {
+    let bytes = disk.power_cut(0).read("00000000000000000001.log").unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    // One byte in place of records, none of which are counted.
+    bytes[..used].last_chunk::<33>().is_some_and(|seal| seal[8..16] == [1, 0, 0, 0, 0, 0, 0, 0])
+}
+
+#[test]
+fn g10_a_store_that_was_flushed_is_sealed_when_idle() {
+    let second = Duration::from_secs(1);
+    for durability in [Durability::Sync, Durability::Interval(HOUR), Durability::None] {
+        let clock = Arc::new(ManualClock::new(UNIX_EPOCH));
+        let builder = Store::builder().durability(durability).clock(clock.clone());
+        let Counted { disk, store, map, .. } = open(builder);
+        map.create(1, 7).commit().unwrap();
+        // What was written without a sync is idle, but cannot be sealed.
+        let written = || disk.read("00000000000000000001.log").unwrap();
+        until(|| durability != Durability::None || written().contains(&7));
+        clock.advance(second);
+        store.flush().unwrap();
+        store.flush().unwrap();
+        until(|| {
+            clock.advance(second);
+            std::thread::sleep(Duration::from_millis(1));
+            sealed(&disk)
+        });
+        assert_eq!(after_power_cut(&disk), 1, "{durability:?}");
+    }
+}
+
+#[test]
+fn an_interval_may_be_as_long_as_time() {
+    let durability = Durability::Interval(Duration::MAX);
+    let Counted { disk, store, map, .. } = open(Store::builder().durability(durability));
+    map.create(1, 1).commit().unwrap();
+    assert_eq!(after_power_cut(&disk), 0);
+    store.close().unwrap();
+    assert_eq!(after_power_cut(&disk), 1);
+}
+
+#[test]
+fn a_snapshot_is_taken_of_what_was_not_synced_yet() {
+    for durability in UNSYNCED {
+        let Counted { disk, store, map, .. } = open(Store::builder().durability(durability));
+        for round in 0..3 {
+            map.put(round, round).unconditional().commit().unwrap();
+            store.snapshot().unwrap();
+            let starts = disk.list().unwrap().into_iter().filter(|name| name.ends_with("snapshot"));
+            let newest = starts.max().expect("a snapshot was taken");
+            let version = map.get(round).unwrap().unwrap().version();
+            assert_eq!(newest, format!("{:020}.snapshot", version.get()), "{durability:?}");
+            assert_eq!(after_power_cut(&disk), round as usize + 1);
+        }
+    }
+}

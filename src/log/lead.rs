@@ -132,7 +132,9 @@ impl Log {
         if done.spare.capacity() as u64 <= 2 * ROOM_AHEAD_MAX {
             queue.spare = done.spare;
         }
+        let mut moved = done.wrote;
         if let Some(durable) = done.durable {
+            moved |= durable > self.durable.load(Ordering::Acquire);
             self.durable.store(durable, Ordering::Release);
         }
         if let Some(shortage) = done.shortage {
@@ -148,7 +150,7 @@ impl Log {
             // A thread that appended but does not wait yet will find the writer by itself.
             None => self.open.lock().for_service,
         };
-        let seal = done.wrote && !std::mem::replace(&mut queue.seal_due, true);
+        let seal = moved && !std::mem::replace(&mut queue.seal_due, true);
         // Under loom no time passes.
         let timed = cfg!(not(ifmatch_loom));
         if timed && done.wrote {
@@ -177,7 +179,7 @@ impl Log {
             self.ask(IDLE.saturating_sub(idle).max(IDLE / 10), Task::Seal);
             return;
         };
-        // Whoever writes next asks again.
+        // Whoever writes or syncs next asks again.
         queue.seal_due = false;
         let Some(next_version) = self.take_place_of_seal(&writer) else {
             queue.writer = Some(writer);
@@ -198,7 +200,8 @@ impl Log {
     fn take_place_of_seal(&self, writer: &SegmentWriter) -> Option<u64> {
         let mut open = self.open.lock();
         let next_version = open.frame.first_version();
-        let busy = !open.frame.is_empty() || open.budget.is_reserved() || open.flush;
+        // A flush that was asked for is done if all is synced.
+        let busy = !open.frame.is_empty() || open.budget.is_reserved();
         let synced = self.durable.load(Ordering::Acquire) + 1 >= next_version;
         if busy || !synced || writer.free() < SEAL {
             return None;

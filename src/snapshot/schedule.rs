@@ -155,6 +155,8 @@ impl Turn<'_> {
     /// Takes a snapshot. `false` if there was nothing new.
     fn run(self) -> Result<bool> {
         let log = &self.0.log;
+        // Without sync, what there is to be kept need not be durable yet.
+        log.flush().map_err(Error::nothing_written)?;
         // In this order: whatever is durable by now has its collection's name in the log, and
         // whoever got a name into the log has appended by then.
         let durable = log.durable();
