@@ -91,7 +91,8 @@ impl Campaign {
         (self.tamper)(&disk);
         let steps = if depth > 0 { 6 } else { 3 };
         let seed = calls as u64;
-        let plan = Plan { seed, steps, style: Style::Blocking, reopens: 0, may_fail: false };
+        let (style, unasked) = (Style::Blocking, calls.is_multiple_of(8));
+        let plan = Plan { seed, steps, style, reopens: 0, unasked, may_fail: false };
         let story = format!("{story}, {crash:?} after {calls}");
         let history = self.live(&disk, known, plan, &story);
         self.cuts += 1;
@@ -151,14 +152,14 @@ pub fn rounds() -> u64 {
 fn g3_a_crash_at_any_call_loses_nothing() {
     let mut campaign = Campaign::new(plain);
     for round in 0..rounds() {
-        for (seed, style, steps, reopens) in [
-            (1, Style::Blocking, 60, 1),
-            (2, Style::Blocking, 40, 2),
-            (3, Style::Futures, 60, 1),
-            (4, Style::Threads, 60, 0),
+        for (seed, style, steps, reopens, unasked) in [
+            (1, Style::Blocking, 50, 1, false),
+            (2, Style::Blocking, 30, 2, true),
+            (3, Style::Futures, 40, 1, true),
+            (4, Style::Threads, 40, 0, true),
         ] {
             let seed = seed + 4 * round;
-            campaign.run(Plan { seed, steps, style, reopens, may_fail: false });
+            campaign.run(Plan { seed, steps, style, reopens, unasked, may_fail: false });
         }
     }
     assert!(campaign.cuts >= 20_000);
@@ -168,9 +169,9 @@ fn g3_a_crash_at_any_call_loses_nothing() {
 #[test]
 fn g3_three_crashes_in_a_row_lose_nothing() {
     let mut campaign = Campaign { depth: 2, ..Campaign::new(plain) };
-    for seed in 0..2 {
+    for seed in 0..rounds() {
         let style = Style::Blocking;
-        campaign.run(Plan { seed, steps: 20, style, reopens: 0, may_fail: false });
+        campaign.run(Plan { seed, steps: 6, style, reopens: 0, unasked: true, may_fail: false });
     }
     campaign.finish("three crashes", 0);
 }

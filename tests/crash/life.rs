@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use ifmatch::testing::{Call, Disk, MemoryDisk};
+use ifmatch::testing::{Disk, MemoryDisk};
 use ifmatch::{Collection, Entity, Error, Outcome, Store, Version};
 
 use crate::common::block_on;
 use crate::faults::FULL_DISK_POISONS;
 use crate::history::{Begun, History, Knowledge, Place, Reading, Shown};
+use crate::watching::{Seen, Watching};
 
 const COLLECTIONS: usize = 3;
 const KEYS: u64 = 6;
@@ -29,6 +30,8 @@ pub struct Plan {
     pub style: Style,
     /// How often the store is closed and opened again.
     pub reopens: usize,
+    /// Whether the store takes snapshots by itself, besides those that are asked for.
+    pub unasked: bool,
     /// Whether the disk may fail: then so may opening, and writes may be refused.
     pub may_fail: bool,
 }
@@ -47,8 +50,11 @@ pub enum Style {
 pub fn live(disk: &MemoryDisk, through: &Arc<dyn Disk>, before: &Knowledge, plan: Plan) -> History {
     let history = History::new(disk, before);
     let mut random = fastrand::Rng::with_seed(plan.seed);
+    let seen = Arc::new(Seen::default());
+    let through: Arc<dyn Disk> =
+        Arc::new(Watching { disk: Arc::clone(through), seen: Arc::clone(&seen) });
     for _ in 0..=plan.reopens {
-        let life = match Life::open(&history, through, plan) {
+        let life = match Life::open(&history, &through, &seen, plan) {
             Ok(life) => life,
             Err(Error::Io { .. }) if plan.may_fail => continue,
             Err(error) if plan.may_fail && refused_for_space(&error) => continue,
@@ -73,8 +79,8 @@ pub fn live(disk: &MemoryDisk, through: &Arc<dyn Disk>, before: &Knowledge, plan
             Err(Error::Poisoned { .. }) if plan.may_fail || poisoned => {}
             Err(error) => history.violate(format!("it does not close: {error}")),
         }
-        if poisoned && disk.count(Call::Sync) > syncs {
-            history.violate("there was a sync after a failure".to_owned());
+        if poisoned && seen.syncs() > syncs {
+            history.violate("there was a sync of the log after a failure".to_owned());
         }
     }
     history
@@ -96,24 +102,33 @@ struct Asked {
 struct Life<'a> {
     history: &'a History,
     plan: Plan,
+    seen: Arc<Seen>,
     store: Store,
     maps: Vec<Collection<u64, Value>>,
     poisoned: AtomicBool,
     /// Whether a write was refused because the disk was full.
     full: AtomicBool,
-    /// How many syncs there were when the store was known to be poisoned.
+    /// How many syncs of the log there were when the store was known to be poisoned.
     syncs: AtomicU64,
 }
 
 impl<'a> Life<'a> {
-    fn open(history: &'a History, through: &Arc<dyn Disk>, plan: Plan) -> Result<Life<'a>, Error> {
+    fn open(
+        history: &'a History,
+        through: &Arc<dyn Disk>,
+        seen: &Arc<Seen>,
+        plan: Plan,
+    ) -> Result<Life<'a>, Error> {
         let builder = Store::builder().stripes(2).segment_bytes(2048).seed(plan.seed);
+        let after = if plan.unasked { 0 } else { u64::MAX };
+        let builder = builder.snapshot_after(after).snapshot_rate(u64::MAX);
         let store = builder.open_on(Arc::clone(through))?;
         let maps = (0..COLLECTIONS).map(|number| store.collection(&format!("c{number}")));
         let maps = maps.collect::<Result<Vec<_>, Error>>()?;
         Ok(Life {
             history,
             plan,
+            seen: Arc::clone(seen),
             store,
             maps,
             poisoned: AtomicBool::new(false),
@@ -188,13 +203,33 @@ impl<'a> Life<'a> {
 
     fn step(&self, random: &mut fastrand::Rng, keys: std::ops::Range<u64>) {
         let place = (random.usize(..COLLECTIONS), random.u64(keys));
-        match random.u8(..10) {
-            0 => drop(self.get(place)),
-            1 | 2 => self.delete(random, place),
+        match random.u8(..32) {
+            0 => self.snapshot(),
+            1..4 => drop(self.get(place)),
+            4..10 => self.delete(random, place),
             _ => {
                 let how = random.u8(..6);
                 self.write(random, place, how);
             }
+        }
+    }
+
+    /// One that fails is no more than that.
+    fn snapshot(&self) {
+        match self.store.snapshot() {
+            Ok(()) => {}
+            Err(Error::Io { .. }) if self.plan.may_fail => {}
+            Err(Error::Poisoned { .. }) => self.is_poisoned(),
+            Err(error) => self.history.violate(format!("a snapshot was answered: {error}")),
+        }
+    }
+
+    fn is_poisoned(&self) {
+        if !self.poisoned.swap(true, Ordering::Relaxed) {
+            self.syncs.store(self.seen.syncs(), Ordering::Relaxed);
+        }
+        if !self.seen.has_failed() {
+            self.history.violate("poisoned, and nothing of the log had failed".to_owned());
         }
     }
 
@@ -306,12 +341,7 @@ impl<'a> Life<'a> {
                     }
                     Outcome::Unknown => {}
                 }
-                if !self.poisoned.swap(true, Ordering::Relaxed) {
-                    self.syncs.store(history.disk.count(Call::Sync), Ordering::Relaxed);
-                }
-                if !self.plan.may_fail {
-                    history.violate("poisoned, and nothing had failed".to_owned());
-                }
+                self.is_poisoned();
             }
             Err(error) if self.plan.may_fail && refused_for_space(&error) => {
                 history.not_applied(begun);

@@ -10,3 +10,5 @@ mod faults;
 mod history;
 mod life;
 mod mutants;
+mod unsynced;
+mod watching;

@@ -20,6 +20,8 @@ enum Mistake {
     TailKept,
     /// The copy of the tail is put in its place before it is durable.
     TailNotSynced,
+    /// Snapshots get their names before they are durable, and let the log go.
+    SnapshotNotSynced,
     /// A failed sync is tried again, and believed.
     SyncRetried,
 }
@@ -117,6 +119,7 @@ impl DiskFile for MutantFile {
                 Ok(())
             }
             Mistake::TailNotSynced if self.name.ends_with(".log.tmp") => Ok(()),
+            Mistake::SnapshotNotSynced if self.name.ends_with(".snapshot.tmp") => Ok(()),
             Mistake::SyncRetried if !self.name.starts_with("meta") => {
                 let mut file = self.file.lock().unwrap();
                 file.sync().or_else(|_| file.sync())
@@ -126,7 +129,8 @@ impl DiskFile for MutantFile {
     }
 }
 
-const PLAN: Plan = Plan { seed: 1, steps: 30, style: Style::Blocking, reopens: 1, may_fail: false };
+const PLAN: Plan =
+    Plan { seed: 1, steps: 30, style: Style::Blocking, reopens: 1, unasked: true, may_fail: false };
 
 /// The campaign finds the mistake, and by what it costs: a violation that reads `as_what`.
 fn is_found(campaign: Campaign, as_what: &str, run: impl Fn(&mut Campaign)) {
@@ -161,6 +165,12 @@ fn g3_serving_from_the_tail_of_an_unclean_stop_is_found() {
 fn g3_a_tail_that_is_put_in_its_place_before_it_is_durable_is_found() {
     let campaign = Campaign::new(|disk| mutant(disk, Mistake::TailNotSynced));
     is_found(campaign, "was shown as", |campaign| campaign.run(PLAN));
+}
+
+#[test]
+fn g3_a_log_that_goes_before_its_snapshot_is_durable_is_found() {
+    let campaign = Campaign::new(|disk| mutant(disk, Mistake::SnapshotNotSynced));
+    is_found(campaign, "does not open", |campaign| campaign.run(PLAN));
 }
 
 #[test]
