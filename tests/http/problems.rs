@@ -1,9 +1,12 @@
 //! Refusals: what they say on the wire.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use crate::client::{Client, JSON, OVERWRITE, request};
 use ifmatch::axum::RouterOptions;
+use ifmatch::testing::MemoryDisk;
 use ifmatch::{Store, axum::router};
 
 const PATH: &str = "/collections/shifts/s-17";
@@ -182,4 +185,32 @@ fn a_collection_of_another_type_is_left_alone() {
     let write = client.call("PUT", &format!("/collections/seats/1{OVERWRITE}"), &[JSON], "1");
     assert_eq!((write.status, write.reason().as_str()), (409, "wrong_state"));
     assert_eq!(*seats.get(1).unwrap().unwrap(), "ann");
+}
+
+#[test]
+fn g11_a_full_disk_is_told_and_passes() {
+    let disk = MemoryDisk::new();
+    let builder = Store::builder().segment_bytes(4096);
+    let client = Client::of(router(builder.open_on(Arc::new(disk.clone())).unwrap()));
+    let tag = client.overwrite(PATH, "1");
+    disk.set_capacity(disk.used());
+    let large = format!("\"{}\"", "x".repeat(6_000));
+    for (method, path) in
+        [("PUT", format!("{PATH}{OVERWRITE}")), ("POST", "/collections/shifts".to_owned())]
+    {
+        let refused = client.call(method, &path, &[JSON], &large);
+        assert_eq!((refused.status, &*refused.reason()), (507, "disk_full"));
+        let problem = refused.json();
+        assert_eq!(problem["title"], "The disk is full");
+        let after = problem["retry"]["after_ms"].as_u64().unwrap();
+        let seconds = refused.header("retry-after").parse::<u64>().unwrap();
+        assert_eq!(
+            (&problem["retry"]["advice"], seconds),
+            (&json!("after"), after.div_ceil(1_000))
+        );
+    }
+    assert_eq!((client.get(PATH).tag(), client.get(PATH).text()), (tag.clone(), "1"));
+    disk.set_capacity(usize::MAX);
+    let written = client.call("PUT", PATH, &[JSON, ("if-match", &tag)], &large);
+    assert_eq!(written.status, 200, "{written:?}");
 }
