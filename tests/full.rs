@@ -232,3 +232,41 @@ fn g3_records_larger_than_a_segment_come_back() {
     (0..20).for_each(|key| assert!(**map.get(key).unwrap().unwrap() == value(key), "{key}"));
     assert_eq!(map.get(99).unwrap().unwrap().len(), 20 << 20);
 }
+
+#[test]
+fn g11_what_fits_is_not_refused_for_what_does_not() {
+    let gate = Arc::new(Gate::default());
+    let (held, disk) = (gate.clone(), MemoryDisk::new());
+    let hooked = Hooked::new(disk.clone(), move |call| {
+        if matches!(call, Call::Sync) {
+            held.pass();
+        }
+        Ok(())
+    });
+    let store = Store::builder().segment_bytes(4096).open_on(Arc::new(hooked)).unwrap();
+    let map = map(&store);
+    map.create(0, Vec::new()).commit().unwrap();
+    gate.set_shut(true);
+    std::thread::scope(|scope| {
+        let leader = scope.spawn(|| map.create(1, Vec::new()).commit());
+        gate.until_somebody_waits();
+        let begin = |key, bytes| {
+            let mut write = map.create(key, vec![1; bytes]).into_future();
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(Pin::new(&mut write).poll(&mut context).is_pending());
+            write
+        };
+        // More than there is room for, whether the first of them have got some or not.
+        let mut small: Vec<_> = (10..40).map(|key| begin(key, 500)).collect();
+        let large = begin(2, 60_000);
+        small.push(begin(40, 500));
+        // Space for these, and not for that.
+        disk.set_capacity(disk.used() + 25_000);
+        gate.set_shut(false);
+        leader.join().unwrap().unwrap();
+        is_full(block_on(large));
+        for write in small {
+            block_on(write).unwrap();
+        }
+    });
+}

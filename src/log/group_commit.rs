@@ -16,7 +16,7 @@ use crossbeam_utils::CachePadded;
 use crate::clock::Timestamp;
 use crate::error::{Error, Outcome, Result};
 use crate::log::frame::{FrameBuilder, Seal};
-use crate::log::room::{Budget, Room};
+use crate::log::room::{Budget, Room, charge};
 use crate::log::waiters::{NEXT, Ticket, Waiters};
 use crate::log::writer::{SEAL, SegmentWriter};
 use crate::options::Durability;
@@ -68,15 +68,23 @@ pub(super) struct Queue {
     closed: bool,
     /// The log is closed: nothing is written any more.
     sealed: bool,
-    /// How often space was asked for in vain, and what the system said last.
+    /// How often space was asked for in vain, and the last time.
     pub(super) shortages: u64,
-    pub(super) shortage: Option<Arc<io::Error>>,
+    pub(super) shortage: Option<Shortage>,
     /// Whether a seal has been asked for, for when the log is idle.
     pub(super) seal_due: bool,
     /// When a frame was written last.
     pub(super) written_at: std::time::Duration,
     /// The buffer of the last frame, to be used again.
     pub(super) spare: Vec<u8>,
+}
+
+/// There was less space than was wanted.
+pub(super) struct Shortage {
+    /// What the system said.
+    pub(super) source: Arc<io::Error>,
+    /// Bytes that a frame may have all the same: what needs no more just has to wait.
+    pub(super) room: u64,
 }
 
 impl Queue {
@@ -157,7 +165,7 @@ impl Log {
                 return Ok(room);
             }
             let mut queue = self.queue.lock();
-            self.check_room(&queue, &mut ticket)?;
+            self.check_room(&queue, &mut ticket, payload)?;
             if let Some(writer) = queue.writer.take() {
                 drop(queue);
                 self.lead(writer);
@@ -186,7 +194,7 @@ impl Log {
         if let Some(room) = self.try_reserve(payload)? {
             return Poll::Ready(Ok(room));
         }
-        self.check_room(&queue, ticket)?;
+        self.check_room(&queue, ticket, payload)?;
         let replaced = queue.waiters.enlist(ticket, NEXT, waker, false);
         let nobody_leads = queue.writer.is_some();
         drop(queue);
@@ -208,7 +216,7 @@ impl Log {
     }
 
     /// Whether waiting for room is of any use.
-    fn check_room(&self, queue: &Queue, ticket: &mut Ticket) -> Result<()> {
+    fn check_room(&self, queue: &Queue, ticket: &mut Ticket, payload: usize) -> Result<()> {
         if let Some(source) = &queue.poison {
             let (outcome, source) = (Outcome::NotApplied, Arc::clone(source));
             return Err(Error::Poisoned { outcome, source });
@@ -218,7 +226,9 @@ impl Log {
         }
         let before = *ticket.shortages.get_or_insert(queue.shortages);
         match &queue.shortage {
-            Some(source) if queue.shortages > before => {
+            Some(Shortage { source, room })
+                if queue.shortages > before && charge(payload) > *room =>
+            {
                 let (path, source) = (self.path.clone(), Arc::clone(source));
                 Err(Error::DiskFull { path, source })
             }

@@ -9,7 +9,8 @@ use crate::error::{Error, Outcome};
 use crate::log::Log;
 use crate::log::due::{Due, IDLE, Task};
 use crate::log::frame::{FrameBuilder, Seal};
-use crate::log::group_commit::Refusal;
+use crate::log::group_commit::{Refusal, Shortage};
+use crate::log::room::Wanted;
 use crate::log::waiters::NEXT;
 use crate::log::writer::{SEAL, SegmentWriter};
 use crate::options::Durability;
@@ -25,8 +26,7 @@ struct Taken {
     first_version: u64,
     /// The version that the next frame starts with.
     next_version: u64,
-    /// Bytes that the next frame should have.
-    wanted: u64,
+    wanted: Wanted,
     sync: bool,
 }
 
@@ -35,7 +35,7 @@ struct Done {
     durable: Option<u64>,
     wrote: bool,
     /// Why there is no more room.
-    shortage: Option<io::Error>,
+    shortage: Option<Shortage>,
     spare: Vec<u8>,
 }
 
@@ -102,14 +102,19 @@ impl Log {
         let len = frame.as_ref().map_or(0, |frame| frame.len() as u64);
         writer.place(len, first_version)?;
         let ahead = writer.room_ahead().max(2 * len).min(ROOM_AHEAD_MAX);
-        let shortage = match writer.make_room(len, next_version, ahead.max(wanted)) {
+        let mut made = writer.make_room(len, next_version, ahead.max(wanted.most));
+        if made.as_ref().is_err_and(is_no_space) && wanted.least > 0 {
+            made = writer.make_room(len, next_version, wanted.least).and(made);
+        }
+        let shortage = match made {
             Err(error) if !is_no_space(&error) => return Err(error),
-            made => made.err(),
+            made => made.err().map(Arc::new),
         };
         // Early, so that those who wait for room can go on while this frame is synced.
         let room = writer.room_after(len, next_version);
         self.open.lock().budget.set(room, writer.ceiling());
-        if wanted > 0 {
+        let shortage = shortage.map(|source| Shortage { source, room });
+        if wanted.most > 0 {
             let waiting = self.queue.lock().waiters.covered(NEXT);
             wake_all(waiting);
         }
@@ -139,7 +144,7 @@ impl Log {
         }
         if let Some(shortage) = done.shortage {
             queue.shortages += 1;
-            queue.shortage = Some(Arc::new(shortage));
+            queue.shortage = Some(shortage);
         }
         let mut covered = queue.waiters.covered(self.durable.load(Ordering::Acquire));
         let orphaned = match queue.waiters.next_leader() {

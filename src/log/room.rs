@@ -48,13 +48,26 @@ pub(super) struct Budget {
     reserved: u64,
     /// How many they are.
     reservations: u64,
-    /// Bytes that the next frame should have, for those who found no room.
-    wanted: u64,
+    wanted: Wanted,
+}
+
+/// Bytes that the next frame should have, for those who found no room. Zero if there are none.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Wanted {
+    /// For any of them.
+    pub(super) most: u64,
+    /// For one of them at least, should there be no space for more.
+    pub(super) least: u64,
+}
+
+/// Bytes that a record with this payload is charged.
+pub(super) fn charge(payload: usize) -> u64 {
+    (payload + RECORD_HEADER + frame::HEADER) as u64
 }
 
 impl Budget {
     pub(super) fn new(room: u64, ceiling: u64) -> Budget {
-        Budget { room, ceiling, reserved: 0, reservations: 0, wanted: 0 }
+        Budget { room, ceiling, reserved: 0, reservations: 0, wanted: Wanted::default() }
     }
 
     /// Sets what the open frame may take. What has been promised stays promised.
@@ -68,7 +81,7 @@ impl Budget {
     /// # Errors
     /// [`Error::Limit`] if there never will be.
     pub(super) fn take(&mut self, frame: &FrameBuilder, payload: usize) -> Result<Option<u64>> {
-        let charge = (payload + RECORD_HEADER + frame::HEADER) as u64;
+        let charge = charge(payload);
         let used = if frame.is_empty() { 0 } else { frame.len() as u64 };
         let version = frame.next_version() + self.reservations;
         if used + self.reserved + charge <= self.room && version <= self.ceiling {
@@ -82,7 +95,9 @@ impl Budget {
             let limit = Limit::PendingBytes;
             return Err(Error::Limit { limit, allowed, actual, place: "the log".to_owned() });
         }
-        self.wanted = self.wanted.max(actual);
+        let Wanted { most, least } = self.wanted;
+        let least = if least == 0 { actual } else { least.min(actual) };
+        self.wanted = Wanted { most: most.max(actual), least };
         Ok(None)
     }
 
@@ -92,13 +107,13 @@ impl Budget {
         self.reservations -= 1;
     }
 
-    /// Bytes that the next frame should have; asked once.
-    pub(super) fn take_wanted(&mut self) -> u64 {
+    /// What the next frame should have; asked once.
+    pub(super) fn take_wanted(&mut self) -> Wanted {
         std::mem::take(&mut self.wanted)
     }
 
     pub(super) fn is_wanted(&self) -> bool {
-        self.wanted > 0
+        self.wanted.most > 0
     }
 
     pub(super) fn is_reserved(&self) -> bool {

@@ -109,14 +109,14 @@ impl SegmentWriter {
             && let Some(file) = &mut self.file
         {
             let step = step(self.size.bytes);
-            return file.grow_to(end.next_multiple_of(step).min(self.size.bytes));
+            return file.grow_to(end.next_multiple_of(step).min(self.size.bytes), step);
         }
         let spare = match &mut self.spare {
             Some(spare) => spare,
             None => self.spare.insert(Space::create(&*self.disk)?),
         };
-        let bytes = segment::HEADER as u64 + want;
-        spare.grow_to(bytes.next_multiple_of(step(self.size.bytes)))
+        let (bytes, step) = (segment::HEADER as u64 + want, step(self.size.bytes));
+        spare.grow_to(bytes.next_multiple_of(step), step)
     }
 
     /// Writes a frame, for which there is place. Returns its buffer, to be used again.
@@ -204,10 +204,11 @@ impl Space {
     }
 
     /// Writes zeroes: a length alone takes no space, and unwritten extents cost a sync more.
-    fn grow_to(&mut self, end: u64) -> io::Result<()> {
-        let zeroes = vec![0; STEP.min(end.saturating_sub(self.bytes)) as usize];
+    /// What could be taken before there was no more is kept.
+    fn grow_to(&mut self, end: u64, step: u64) -> io::Result<()> {
+        let zeroes = vec![0; step.min(end.saturating_sub(self.bytes)) as usize];
         while self.bytes < end {
-            let part = (end - self.bytes).min(STEP);
+            let part = (end - self.bytes).min(step);
             self.file.write_at(self.bytes, zeroes.get(..part as usize).unwrap_or(&zeroes))?;
             self.bytes += part;
         }
