@@ -14,6 +14,9 @@ use ifmatch::{Collection, Error, Limits, Store};
 
 type Map = Collection<u64, Vec<u8>>;
 
+/// A write with its name; gives its version.
+type Kind<'a> = (&'static str, &'a dyn Fn(&Map) -> Result<u64, Error>);
+
 /// Larger than what is left when the disk is full.
 const LARGE: usize = 6_000;
 
@@ -57,7 +60,7 @@ fn states(map: &Map) -> Vec<Option<(u64, Vec<u8>)>> {
 fn g11_each_kind_of_write_is_refused_whole_and_goes_on() {
     let large = || vec![7; LARGE];
     let grow = |value: &mut Vec<u8>| value.resize(LARGE, 7);
-    let kinds: [(&str, &dyn Fn(&Map) -> Result<u64, Error>); 5] = [
+    let kinds: [Kind<'_>; 5] = [
         ("put", &|map| map.put(0, large()).if_exists().commit().map(|it| it.version().get())),
         ("future", &|map| block_on(map.create(4, large())).map(|it| it.version().get())),
         ("update", &|map| map.update(1, grow).commit().map(|it| it.version().get())),

@@ -92,7 +92,8 @@ impl Campaign {
         let steps = if depth > 0 { 6 } else { 3 };
         let seed = calls as u64;
         let (style, unasked) = (Style::Blocking, calls.is_multiple_of(8));
-        let plan = Plan { seed, steps, style, reopens: 0, unasked, may_fail: false };
+        let migrates = calls % 4 == 1;
+        let plan = Plan { seed, steps, style, reopens: 0, unasked, migrates, may_fail: false };
         let story = format!("{story}, {crash:?} after {calls}");
         let history = self.live(&disk, known, plan, &story);
         self.cuts += 1;
@@ -159,7 +160,15 @@ fn g3_a_crash_at_any_call_loses_nothing() {
             (4, Style::Threads, 40, 0, true),
         ] {
             let seed = seed + 4 * round;
-            campaign.run(Plan { seed, steps, style, reopens, unasked, may_fail: false });
+            campaign.run(Plan {
+                seed,
+                steps,
+                style,
+                reopens,
+                unasked,
+                migrates: true,
+                may_fail: false,
+            });
         }
     }
     assert!(campaign.cuts >= 20_000);
@@ -171,7 +180,15 @@ fn g3_three_crashes_in_a_row_lose_nothing() {
     let mut campaign = Campaign { depth: 2, ..Campaign::new(plain) };
     for seed in 0..rounds() {
         let style = Style::Blocking;
-        campaign.run(Plan { seed, steps: 6, style, reopens: 0, unasked: true, may_fail: false });
+        campaign.run(Plan {
+            seed,
+            steps: 6,
+            style,
+            reopens: 0,
+            unasked: true,
+            migrates: true,
+            may_fail: false,
+        });
     }
     campaign.finish("three crashes", 0);
 }

@@ -11,8 +11,15 @@ use crate::life::{Plan, Style, live};
 /// Where a run begins.
 type Beginning = (MemoryDisk, Knowledge);
 
-const PLAN: Plan =
-    Plan { seed: 7, steps: 30, style: Style::Blocking, reopens: 1, unasked: true, may_fail: true };
+const PLAN: Plan = Plan {
+    seed: 7,
+    steps: 30,
+    style: Style::Blocking,
+    reopens: 1,
+    unasked: true,
+    migrates: true,
+    may_fail: true,
+};
 
 /// Whether a full disk poisons the store. If it does not, writes are refused as `DiskFull`, and
 /// go on when there is space; [`live`] checks either.

@@ -16,7 +16,15 @@ pub type Violation = String;
 pub struct Shown {
     pub write: u64,
     pub version: u64,
+    /// The version is not the write's own, but that of a migration after it.
+    pub migrated: bool,
 }
+
+/// The one collection that is migrated.
+pub const MIGRATING: usize = 1;
+
+/// Stands for all keys: a migration has one version.
+const ALL_KEYS: Place = (MIGRATING, u64::MAX);
 
 /// What is known of a store at some moment of its life, and of all lives before.
 #[derive(Clone, Default)]
@@ -27,6 +35,8 @@ pub struct Knowledge {
     contents: BTreeMap<u64, (Place, Option<u64>)>,
     /// The highest version that was given out.
     pub highest: u64,
+    /// The highest schema number that a life has asked for.
+    pub schema: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -54,6 +64,10 @@ struct Newest {
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
+    /// A life is about to open with this schema number.
+    Opens {
+        schema: u32,
+    },
     Began {
         place: Place,
         deletes: bool,
@@ -113,6 +127,14 @@ impl History {
         History { disk: disk.clone(), before: before.clone(), state: Mutex::new(state) }
     }
 
+    /// The schema number to open with: no life may ask for less than one before it.
+    pub fn opens(&self, migrates: bool) -> u32 {
+        let mut state = self.lock();
+        let schema = (state.knowledge.schema + u32::from(migrates)).max(1);
+        self.note(&mut state, Event::Opens { schema });
+        schema
+    }
+
     pub fn begin(&self, place: Place, deletes: bool) -> Begun {
         let mut state = self.lock();
         let (write, above) = (state.knowledge.writes.len() as u64, state.knowledge.highest);
@@ -147,8 +169,8 @@ impl History {
         if let Err(violation) = state.knowledge.check(reading, entity) {
             state.violate(violation);
         }
-        if let Some(Shown { write, version }) = entity {
-            state.claim(version, (reading.place, Some(write)));
+        if let Some(shown) = entity {
+            state.claim(shown.version, shown.content(reading.place));
         }
         // A reader that was overtaken meanwhile tells nothing new of an absence.
         if entity.is_some() || state.knowledge.newest(reading.place) == reading.newest {
@@ -235,6 +257,16 @@ fn promised(durable: &MemoryDisk, shown: &MemoryDisk) -> u64 {
     }
 }
 
+impl Shown {
+    /// What the version is, for ever.
+    fn content(&self, place: Place) -> (Place, Option<u64>) {
+        match self.migrated {
+            true => (ALL_KEYS, None),
+            false => (place, Some(self.write)),
+        }
+    }
+}
+
 impl State {
     fn violate(&mut self, violation: Violation) {
         self.violation.get_or_insert(violation);
@@ -256,6 +288,7 @@ impl Knowledge {
 
     fn learn(&mut self, event: Event) {
         match event {
+            Event::Opens { schema } => self.schema = schema,
             Event::Began { place, deletes } => {
                 self.writes.push(Written { place, deletes, fate: Fate::Unknown });
             }
@@ -268,11 +301,12 @@ impl Knowledge {
             Event::NotApplied { write } => {
                 self.writes[write as usize].fate = Fate::Denied;
             }
-            Event::Saw { place, entity: Some(Shown { write, version }) } => {
+            Event::Saw { place, entity: Some(shown) } => {
+                let Shown { write, version, .. } = shown;
                 if let Some(written) = self.writes.get_mut(write as usize) {
                     written.fate = Fate::Landed(version);
                 }
-                self.contents.insert(version, (place, Some(write)));
+                self.contents.insert(version, shown.content(place));
                 self.raise(place, Newest { version, live: true });
             }
             Event::Saw { place, entity: None } => {
@@ -302,7 +336,7 @@ impl Knowledge {
     /// older than what had been shown when the reader asked (G3).
     fn check(&self, reading: Reading, entity: Option<Shown>) -> Result<(), Violation> {
         let Reading { place, newest } = reading;
-        let Some(Shown { write, version }) = entity else {
+        let Some(Shown { write, version, migrated }) = entity else {
             let deleting = |written: &&Written| written.place == place && written.deletes;
             let mut deletes = self.writes.iter().filter(deleting);
             let explained = deletes.any(|delete| match delete.fate {
@@ -318,8 +352,13 @@ impl Knowledge {
         let Some(written) = self.writes.get(write as usize) else {
             return Err(format!("{place:?} shows write {write}, which nobody made"));
         };
+        if migrated && (place.0 != MIGRATING || self.schema < 2) {
+            return Err(format!(
+                "{place:?} at version {version} is of a migration nobody asked for"
+            ));
+        }
         let known_version = match written.fate {
-            Fate::Landed(known) => known == version,
+            Fate::Landed(known) => known == version || (migrated && version > known),
             Fate::Unknown => true,
             Fate::Denied => {
                 return Err(format!("{place:?} shows write {write}, which had been denied"));

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use ifmatch::testing::{Disk, MemoryDisk};
-use ifmatch::{Collection, Entity, Error, Outcome, Store, Version};
+use ifmatch::{Collection, Entity, Error, Json, Outcome, Store, Version};
 
 use crate::common::block_on;
 use crate::faults::FULL_DISK_POISONS;
-use crate::history::{Begun, History, Knowledge, Place, Reading, Shown};
+use crate::history::{Begun, History, Knowledge, MIGRATING, Place, Reading, Shown};
 use crate::watching::{Seen, Watching};
 
 const COLLECTIONS: usize = 3;
@@ -32,6 +32,8 @@ pub struct Plan {
     pub reopens: usize,
     /// Whether the store takes snapshots by itself, besides those that are asked for.
     pub unasked: bool,
+    /// Whether each opening brings one collection to the next schema.
+    pub migrates: bool,
     /// Whether the disk may fail: then so may opening, and writes may be refused.
     pub may_fail: bool,
 }
@@ -57,6 +59,7 @@ pub fn live(disk: &MemoryDisk, through: &Arc<dyn Disk>, before: &Knowledge, plan
         let life = match Life::open(&history, &through, &seen, plan) {
             Ok(life) => life,
             Err(Error::Io { .. }) if plan.may_fail => continue,
+            Err(Error::Poisoned { .. }) if plan.may_fail && seen.has_failed() => continue,
             Err(error) if plan.may_fail && refused_for_space(&error) => continue,
             Err(error) => {
                 history.violate(format!("it does not open: {error}"));
@@ -123,7 +126,8 @@ impl<'a> Life<'a> {
         let after = if plan.unasked { 0 } else { u64::MAX };
         let builder = builder.snapshot_after(after).snapshot_rate(u64::MAX);
         let store = builder.open_on(Arc::clone(through))?;
-        let maps = (0..COLLECTIONS).map(|number| store.collection(&format!("c{number}")));
+        let schema = history.opens(plan.migrates);
+        let maps = (0..COLLECTIONS).map(|number| declare(&store, number, schema));
         let maps = maps.collect::<Result<Vec<_>, Error>>()?;
         Ok(Life {
             history,
@@ -352,7 +356,20 @@ impl<'a> Life<'a> {
     }
 }
 
-const NOTHING: Shown = Shown { write: u64::MAX, version: 0 };
+/// One collection is migrated, another has a codec of its own.
+fn declare(store: &Store, number: usize, schema: u32) -> ifmatch::Result<Collection<u64, Value>> {
+    let name = format!("c{number}");
+    if number == COLLECTIONS - 1 {
+        return store.declare(&name).codec(Json).open();
+    }
+    if number != MIGRATING {
+        return store.collection(&name);
+    }
+    let builder = store.declare(&name).schema(schema);
+    (1..schema).fold(builder, |builder, from| builder.migrate(from, |old: Value| old)).open()
+}
+
+const NOTHING: Shown = Shown { write: u64::MAX, version: 0, migrated: false };
 
 fn value(write: u64) -> Value {
     // Now and then longer than a segment.
@@ -363,5 +380,9 @@ fn value(write: u64) -> Value {
 /// What an entity shows: a value that no write had is write [`NOTHING`].
 fn shown(entity: &Entity<Value>) -> Shown {
     let (write, version) = (entity.value().0, entity.version().get());
-    if *entity.value() == value(write) { Shown { write, version } } else { NOTHING }
+    let migrated = entity.written_by().is_some_and(|actor| actor == "migration");
+    match *entity.value() == value(write) {
+        true => Shown { write, version, migrated },
+        false => NOTHING,
+    }
 }

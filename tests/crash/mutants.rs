@@ -129,8 +129,15 @@ impl DiskFile for MutantFile {
     }
 }
 
-const PLAN: Plan =
-    Plan { seed: 1, steps: 30, style: Style::Blocking, reopens: 1, unasked: true, may_fail: false };
+const PLAN: Plan = Plan {
+    seed: 1,
+    steps: 30,
+    style: Style::Blocking,
+    reopens: 1,
+    unasked: true,
+    migrates: true,
+    may_fail: false,
+};
 
 /// The campaign finds the mistake, and by what it costs: a violation that reads `as_what`.
 fn is_found(campaign: Campaign, as_what: &str, run: impl Fn(&mut Campaign)) {
