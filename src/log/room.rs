@@ -120,3 +120,36 @@ impl Budget {
         self.reservations > 0
     }
 }
+
+#[cfg(all(test, not(ifmatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g12_what_is_pending_is_bounded() {
+        let frame = FrameBuilder::new(1, Vec::new());
+        let mut budget = Budget::new(2 * charge(100), 10);
+        let first = budget.take(&frame, 100).unwrap().unwrap();
+        assert_eq!(first, charge(100));
+        let most = PENDING_BYTES_MAX - (charge(100) + charge(0)) as usize;
+        assert!(budget.take(&frame, most).unwrap().is_none(), "there may be room for it");
+        let refused = budget.take(&frame, most + 1).unwrap_err();
+        assert!(matches!(refused, Error::Limit { limit: Limit::PendingBytes, .. }), "{refused}");
+        let Wanted { most: wanted, least } = budget.take_wanted();
+        assert_eq!((wanted, least), (PENDING_BYTES_MAX as u64, PENDING_BYTES_MAX as u64));
+        assert!(!budget.is_wanted(), "what is refused is not wanted");
+        assert!(budget.take(&frame, 100).unwrap().is_some());
+        assert!(budget.take(&frame, 0).unwrap().is_none());
+        budget.give_back(first);
+        assert!(budget.take(&frame, 0).unwrap().is_some(), "room that was not needed");
+    }
+
+    #[test]
+    fn g2_no_room_is_given_above_the_ceiling() {
+        let frame = FrameBuilder::new(4, Vec::new());
+        let mut budget = Budget::new(1 << 20, 5);
+        for version in 4..=6 {
+            assert_eq!(budget.take(&frame, 1).unwrap().is_some(), version <= 5);
+        }
+    }
+}

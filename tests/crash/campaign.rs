@@ -89,7 +89,7 @@ impl Campaign {
     ) {
         let disk = disk.crash(calls, crash);
         (self.tamper)(&disk);
-        let steps = if depth > 0 { 6 } else { 3 };
+        let steps = if depth > 0 { 4 } else { 3 };
         let seed = calls as u64;
         let (style, unasked) = (Style::Blocking, calls.is_multiple_of(8));
         let migrates = calls % 4 == 1;
