@@ -297,8 +297,9 @@ impl Log {
     pub(crate) fn flush(&self) -> Result<()> {
         let last = {
             let mut open = self.open.lock();
-            open.flush = true;
-            open.frame.next_version() - 1
+            let last = open.frame.next_version() - 1;
+            open.flush |= self.durable() < last;
+            last
         };
         self.wait_until(&self.durable, last)
     }
