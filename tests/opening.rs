@@ -236,3 +236,16 @@ fn g2_versions_go_on_above_the_ceiling_after_an_unclean_stop() {
     assert_eq!(map.get(9).unwrap().unwrap().version(), version);
     assert!(map.create(10, String::new()).commit().unwrap().version() > version);
 }
+
+#[test]
+fn a_store_that_was_not_written_to_is_left_as_it_was() {
+    let disk = disk(3, true);
+    let before = disk.list().unwrap();
+    for _ in 0..3 {
+        let store = open(&disk).unwrap();
+        let map = store.collection::<u64, String>("map").unwrap();
+        assert_eq!(map.len().unwrap(), 3);
+        store.close().unwrap();
+        assert_eq!(disk.list().unwrap(), before);
+    }
+}

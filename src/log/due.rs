@@ -28,7 +28,7 @@ impl Wake for Due {
     fn wake(self: Arc<Self>) {
         let Some(log) = self.log.upgrade() else { return };
         match self.task {
-            Task::Lead => log.lead_once(),
+            Task::Lead => log.lead_when_due(),
             Task::Seal => log.seal_if_idle(),
         }
     }

@@ -45,6 +45,8 @@ pub(super) struct Open {
     /// The service thread has to lead: a future appended to the frame, or the thread was asked to
     /// while somebody else led.
     pub(super) for_service: bool,
+    /// The service thread has been asked to lead when the interval is over.
+    pub(super) lead_due: bool,
     /// Whoever leads next has to sync, whatever the durability.
     pub(super) flush: bool,
     pub(super) refusal: Option<Refusal>,
@@ -102,14 +104,14 @@ pub(crate) struct Stamp {
     pub(crate) written_at: Timestamp,
     /// The first version of the frame that it lies in.
     pub(crate) open_from: u64,
-    /// It is the first of its frame.
-    first: bool,
+    /// Nobody waits for it, and the service thread has not been asked yet.
+    asks: bool,
 }
 
 impl Stamp {
     /// In memory each commit stands for itself.
     pub(crate) fn alone(version: u64, written_at: Timestamp) -> Stamp {
-        Stamp { version, written_at, open_from: version, first: false }
+        Stamp { version, written_at, open_from: version, asks: false }
     }
 }
 
@@ -125,8 +127,8 @@ impl Log {
     ) -> Arc<Log> {
         let budget = Budget::new(writer.room_after(0, next_version), writer.ceiling());
         let frame = FrameBuilder::new(next_version, Vec::new());
-        let (for_service, flush, refusal) = (false, false, None);
-        let open = Open { frame, budget, last_time, for_service, flush, refusal };
+        let (for_service, lead_due, flush, refusal) = (false, false, false, None);
+        let open = Open { frame, budget, last_time, for_service, lead_due, flush, refusal };
         let queue = Queue { writer: Some(writer), ..Queue::default() };
         Arc::new_cyclic(|this| Log {
             open: CachePadded::new(Mutex::new(open)),
@@ -255,20 +257,24 @@ impl Log {
         let written_at = open.last_time.max(now);
         open.last_time = written_at;
         open.for_service |= by_future && matches!(self.durability, Durability::Sync);
-        let first = open.frame.is_empty();
+        let asks = open.frame.is_empty()
+            && match self.durability {
+                Durability::Sync => false,
+                Durability::Interval(_) => !std::mem::replace(&mut open.lead_due, true),
+                Durability::None => true,
+            };
         let (version, open_from) = (open.frame.next_version(), open.frame.first_version());
         open.frame.push(written_at, payload);
-        Ok(Stamp { version, written_at, open_from, first })
+        Ok(Stamp { version, written_at, open_from, asks })
     }
 
     /// Sees to it that what was appended is written although nobody waits. To be called when no
     /// stripe is locked any more.
     pub(crate) fn appended(&self, stamp: Stamp) {
         match self.durability {
-            Durability::Sync => {}
-            Durability::Interval(interval) if stamp.first => self.lead_after(interval),
-            Durability::None if stamp.first => self.service.lead(),
-            Durability::Interval(_) | Durability::None => {}
+            Durability::Interval(interval) if stamp.asks => self.lead_after(interval),
+            Durability::None if stamp.asks => self.service.lead(),
+            _ => {}
         }
     }
 
@@ -359,8 +365,14 @@ impl Log {
         self.flush().map_err(Error::nothing_written)?;
         let Some(mut writer) = self.take_writer()? else { return Ok(()) };
         let next_version = self.open.lock().frame.first_version();
-        let sealed = writer.place(SEAL, next_version);
-        let sealed = sealed.and_then(|()| writer.seal(next_version, Seal::Closed));
+        // Where nothing was written, what was there before is closed already.
+        let sealed = match writer.has_segment() {
+            true => {
+                let placed = writer.place(SEAL, next_version);
+                placed.and_then(|()| writer.seal(next_version, Seal::Closed))
+            }
+            false => Ok(()),
+        };
         writer.discard_spare();
         sealed.map_err(|source| self.poison(source))?;
         let mut queue = self.queue.lock();

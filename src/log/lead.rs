@@ -67,6 +67,12 @@ impl Log {
         }
     }
 
+    /// Leads at the end of an interval. For the service thread.
+    pub(super) fn lead_when_due(&self) {
+        self.open.lock().lead_due = false;
+        self.lead_once();
+    }
+
     /// Has the service thread lead after this time.
     pub(super) fn lead_after(&self, wait: Duration) {
         self.ask(wait, Task::Lead);

@@ -54,6 +54,11 @@ impl SegmentWriter {
         SegmentWriter { disk, header, file, offset, spare, size, live, unsynced }
     }
 
+    /// Whether a segment was started since the store was opened.
+    pub(crate) fn has_segment(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// No version above is in the segment.
     pub(crate) fn ceiling(&self) -> u64 {
         self.header.ceiling
