@@ -115,6 +115,22 @@ pub enum Error {
         /// What is wrong there.
         detail: String,
     },
+    /// The directory has to be empty, or absent, and holds something. Nothing was changed.
+    NotEmpty(PathBuf),
+    /// The directory is no backup.
+    NotABackup {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// A line of a dump cannot be loaded. Nothing was written.
+    Line {
+        /// Its number, counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// The directory holds something else than a store that this build can read.
     NotAStore {
         /// The directory or file.
@@ -206,6 +222,9 @@ impl Error {
             | Error::InUse(_)
             | Error::Io { .. }
             | Error::Corrupt { .. }
+            | Error::NotEmpty(_)
+            | Error::NotABackup { .. }
+            | Error::Line { .. }
             | Error::NotAStore { .. } => 500,
         }
     }
@@ -270,7 +289,19 @@ impl fmt::Display for Error {
             }
             Error::Corrupt { path, offset, detail } => {
                 write!(f, "{} is damaged at byte {offset}: {detail}; ", path.display())?;
-                f.write_str("nothing was changed; restore the directory from a backup")
+                f.write_str("nothing was changed; restore a backup, or see `ifmatch repair`")
+            }
+            Error::NotEmpty(path) => {
+                write!(f, "{} is not empty; ", path.display())?;
+                f.write_str("choose an empty directory or one that is not there")
+            }
+            Error::NotABackup { path, detail } => {
+                write!(f, "{} is not a backup: {detail}; ", path.display())?;
+                f.write_str("choose the directory that `ifmatch backup` wrote to")
+            }
+            Error::Line { line, detail } => {
+                write!(f, "line {line} cannot be loaded: {detail}; ")?;
+                f.write_str("nothing was written; mend the line, or dump again")
             }
             Error::NotAStore { path, detail } => {
                 write!(f, "{} is not a store: {detail}; ", path.display())?;

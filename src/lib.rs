@@ -71,6 +71,7 @@ mod migration;
 mod progress;
 mod snapshot;
 mod source;
+pub mod admin;
 mod codec;
 mod service;
 mod clock;

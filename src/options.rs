@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::disk::Directory;
-#[cfg(any(feature = "testing", ifmatch_loom))]
-use crate::disk::Disk;
+use crate::disk::{Directory, Disk};
 use crate::error::{Error, Limit, Result};
 use crate::log::segment::Size;
 use crate::progress::{OnProgress, Progress};
@@ -174,7 +172,7 @@ pub struct StoreBuilder {
     pub(crate) durability: Durability,
     pub(crate) snapshot_after: u64,
     pub(crate) snapshot_rate: u64,
-    pub(crate) progress: Option<Box<OnProgress>>,
+    pub(crate) progress: Option<Box<OnProgress<'static>>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: Option<u64>,
 }
@@ -309,7 +307,8 @@ impl StoreBuilder {
             let detail = "it is a file, where a directory should be".to_owned();
             return Err(Error::NotAStore { path: path.to_owned(), detail });
         }
-        let directory = Directory::open(path).map_err(|source| Error::Io {
+        let directory = Directory::at(path);
+        directory.prepare().map_err(|source| Error::Io {
             action: "create the directory",
             path: path.to_owned(),
             source,

@@ -14,7 +14,7 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// What is read while a store opens, in this order.
+/// What is read while a store opens, or by a [tool](crate::admin).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
@@ -22,6 +22,8 @@ pub enum Phase {
     Snapshot,
     /// The log after it.
     Log,
+    /// Every file, for itself.
+    Files,
 }
 
 impl fmt::Display for Phase {
@@ -29,16 +31,17 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::Snapshot => "reading the snapshot",
             Phase::Log => "reading the log",
+            Phase::Files => "checking the files",
         })
     }
 }
 
 /// The caller's function that is told.
-pub(crate) type OnProgress = dyn Fn(Progress) + Send + Sync;
+pub(crate) type OnProgress<'a> = dyn Fn(Progress) + Send + Sync + 'a;
 
 /// Tells at most every mebibyte, and at the end of a phase.
 pub(crate) struct Meter<'a> {
-    tell: Option<&'a OnProgress>,
+    tell: Option<&'a OnProgress<'a>>,
     phase: Phase,
     total: u64,
     done: u64,
@@ -49,7 +52,7 @@ pub(crate) struct Meter<'a> {
 const STEP: u64 = 1 << 20;
 
 impl<'a> Meter<'a> {
-    pub(crate) fn new(tell: Option<&'a OnProgress>, phase: Phase, total: u64) -> Meter<'a> {
+    pub(crate) fn new(tell: Option<&'a OnProgress<'a>>, phase: Phase, total: u64) -> Meter<'a> {
         Meter { tell, phase, total, done: 0, told: 0 }
     }
 

@@ -1,6 +1,7 @@
 //! Opening a directory: read what is there, mend an unclean end, start the next segment.
 
-mod base;
+pub(crate) mod base;
+pub(crate) mod birth;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use crate::conflict::Deletion;
 use crate::disk::Disk;
 use crate::entity::{Actor, Metadata, Previous};
 use crate::error::{Error, Result};
-use crate::log::frame::{LogRecord, take};
+use crate::log::frame::LogRecord;
 use crate::log::reader::{Damage, Segment};
 use crate::log::segment::{self, Valid};
 use crate::log::{LiveSegment, LiveSegments, SegmentWriter};
@@ -24,9 +25,7 @@ pub(crate) use crate::recovery::stored::{Stored, StoredCollection};
 use crate::snapshot::Known;
 use crate::version::{Lineage, Version};
 
-const META: &str = "meta";
-const META_MAGIC: [u8; 8] = *b"ifmatchM";
-const META_FORMAT: u32 = 1;
+const META: &str = birth::STORE.name;
 
 /// A directory, read and ready for new commits.
 pub(crate) struct Recovered {
@@ -64,7 +63,7 @@ impl Contents {
 pub(crate) fn recover(
     disk: &Arc<dyn Disk>,
     size: segment::Size,
-    progress: Option<&OnProgress>,
+    progress: Option<&OnProgress<'_>>,
 ) -> Result<Recovered> {
     let here = &**disk;
     // A process that died may have left names that a power cut would still take back.
@@ -72,7 +71,7 @@ pub(crate) fn recover(
     let mut names = here.list().map_err(|source| io_error(here, "list", "", source))?;
     names.sort_unstable();
     let lineage = match here.read(META) {
-        Ok(bytes) => read_meta(here, &bytes)?,
+        Ok(bytes) => birth::read(here, &birth::STORE, &bytes)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // What else is there is not the store's own.
             names.clear();
@@ -80,14 +79,7 @@ pub(crate) fn recover(
         }
         Err(source) => return Err(io_error(here, "read", META, source)),
     };
-    let heads = heads(here, &names)?;
-    let Base { start, end, known, mut contents } =
-        base::find(here, &names, lineage, &heads, progress)?;
-    let log = Replay { disk: here, lineage, start, contents: &mut contents, end: None };
-    let tail = log.all(&heads, progress)?;
-    if tail.as_ref().map_or(start, Tail::last_version) < end {
-        return Err(base::cut_short(here, start, end, tail.as_ref()));
-    }
+    let Found { contents, start, known, heads, tail } = read(here, &names, lineage, progress)?;
     let (number, next_version) = match tail {
         None => (0, start + 1),
         Some(tail) => (tail.number, tail.mend(here)?),
@@ -103,6 +95,51 @@ pub(crate) fn recover(
     Ok(Recovered { lineage, contents, writer, next_version, live, known })
 }
 
+/// What was read of a directory; nothing in it was changed.
+pub(crate) struct Found {
+    pub(crate) contents: Contents,
+    /// Where the snapshot was started that it was read from; zero for none.
+    start: u64,
+    known: Option<Known>,
+    heads: Vec<Head>,
+    tail: Option<Tail>,
+}
+
+impl Found {
+    /// The version of the last commit.
+    pub(crate) fn last_version(&self) -> u64 {
+        self.tail.as_ref().map_or(self.start, Tail::last_version)
+    }
+
+    /// Whether nothing was written after a clean end, or nothing at all.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.tail.as_ref().is_none_or(|tail| tail.closed)
+    }
+}
+
+/// Reads the files of these names, which are in order. Changes nothing and needs no lock: beside
+/// a running store, what is written meanwhile may look like damage, and files may vanish.
+///
+/// # Errors
+/// [`Error::NotAStore`], [`Error::Corrupt`] and [`Error::Io`].
+pub(crate) fn read(
+    disk: &dyn Disk,
+    names: &[String],
+    lineage: Lineage,
+    progress: Option<&OnProgress<'_>>,
+) -> Result<Found> {
+    let heads = heads(disk, names)?;
+    let Base { start, end, known, mut contents } =
+        base::find(disk, names, lineage, &heads, progress)?;
+    let log = Replay { disk, lineage, start, contents: &mut contents, end: None };
+    let tail = log.all(&heads, progress)?;
+    let last = tail.as_ref().map_or(start, Tail::last_version);
+    if last < end {
+        return Err(base::cut_short(disk, start, end, last, tail.as_ref().map(Tail::place)));
+    }
+    Ok(Found { contents, start, known, heads, tail })
+}
+
 /// What a crash left between writing a file and giving it its name.
 fn remove_left_over(disk: &dyn Disk, names: &[String]) -> Result<()> {
     for name in names.iter().filter(|name| name.ends_with(".tmp")) {
@@ -116,21 +153,40 @@ fn remove_left_over(disk: &dyn Disk, names: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Keeps everybody else out of the directory while the returned guard lives.
+///
+/// # Errors
+/// [`Error::InUse`] and [`Error::Io`].
+pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn Send + Sync>> {
+    disk.lock().map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => Error::InUse(disk.path("")),
+        _ => io_error(disk, "lock", "lock", source),
+    })
+}
+
 /// Refuses a directory that holds something else, before anything is written to it.
 ///
 /// # Errors
 /// [`Error::NotAStore`] and [`Error::Io`].
 pub(crate) fn check_names(disk: &dyn Disk) -> Result<()> {
     let names = disk.list().map_err(|source| io_error(disk, "list", "", source))?;
-    // A crash while creating leaves a temporary file, a fresh file system its own directory.
-    let stranger = names.iter().find(|name| !name.ends_with(".tmp") && *name != "lost+found");
-    match stranger {
-        Some(stranger) if !names.iter().any(|name| name == META) => {
-            let detail = format!("it holds {stranger:?} but no {META:?}");
-            Err(Error::NotAStore { path: disk.path(""), detail })
-        }
-        _ => Ok(()),
+    let has = |file: &str| names.iter().any(|name| name == file);
+    if has(META) {
+        return Ok(());
     }
+    let detail = if has(birth::BACKUP.name) {
+        "it is a backup, which `ifmatch restore` makes a store of elsewhere".to_owned()
+    } else if let Some(stranger) = names.iter().find(|name| !may_be_anywhere(name)) {
+        format!("it holds {stranger:?} but no {META:?}")
+    } else {
+        return Ok(());
+    };
+    Err(Error::NotAStore { path: disk.path(""), detail })
+}
+
+/// A crash while creating leaves a temporary file, a fresh file system its own directory.
+fn may_be_anywhere(name: &str) -> bool {
+    name.ends_with(".tmp") || name == "lost+found"
 }
 
 /// What is known of a segment before it is read.
@@ -142,7 +198,7 @@ pub(crate) struct Head {
 }
 
 /// The segments in order.
-fn heads(disk: &dyn Disk, names: &[String]) -> Result<Vec<Head>> {
+pub(crate) fn heads(disk: &dyn Disk, names: &[String]) -> Result<Vec<Head>> {
     let mut heads = Vec::new();
     for number in names.iter().filter_map(|name| segment::number_of(name)) {
         let name = segment::file_name(number);
@@ -191,9 +247,9 @@ impl Tail {
 }
 
 /// Where the log read so far ends.
-struct End {
-    number: u64,
-    next_version: u64,
+pub(crate) struct End {
+    pub(crate) number: u64,
+    pub(crate) next_version: u64,
 }
 
 struct Replay<'a> {
@@ -207,7 +263,7 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     /// Reads what comes after `start`, one segment at a time. `None` if there is no segment.
-    fn all(mut self, heads: &[Head], progress: Option<&OnProgress>) -> Result<Option<Tail>> {
+    fn all(mut self, heads: &[Head], progress: Option<&OnProgress<'_>>) -> Result<Option<Tail>> {
         let first = heads.iter().rposition(|head| head.first_version <= self.start + 1);
         let heads = heads.get(first.unwrap_or(0)..).unwrap_or_default();
         let total = heads.iter().map(|head| head.bytes).sum();
@@ -229,7 +285,7 @@ impl Replay<'_> {
         let name = segment::file_name(number);
         let corrupt = |damage| corrupt(self.disk, &name, damage);
         let segment = Segment::read(&bytes).map_err(corrupt)?;
-        self.check_order(&segment, number)
+        check_order(&segment.header, number, self.lineage, self.end.as_ref())
             .map_err(|detail| corrupt(Damage { offset: 0, detail }))?;
         for record in segment.records() {
             let record = record.map_err(corrupt)?;
@@ -243,26 +299,33 @@ impl Replay<'_> {
         self.end = Some(End { number, next_version });
         Ok(Tail { number, header, next_version, valid_len, closed, bytes })
     }
+}
 
-    /// Segments follow each other without a gap.
-    fn check_order(&self, segment: &Segment<'_>, number: u64) -> std::result::Result<(), String> {
-        let header = &segment.header;
-        if header.lineage != self.lineage || header.number != number {
-            return Err(format!(
-                "it is segment {} of lineage {}, not {number} of {}",
-                header.number, header.lineage, self.lineage
-            ));
-        }
-        let Some(end) = &self.end else { return Ok(()) };
-        if number != end.number + 1 {
-            return Err(format!("segment {} before it is missing", number - 1));
-        }
-        let (due, found) = (end.next_version, header.first_version);
-        if found != due {
-            return Err(format!("it starts at version {found}, where {due} is due"));
-        }
-        Ok(())
+/// Segments follow each other without a gap. `end` is where the one before ended, if it was read.
+///
+/// # Errors
+/// Says what does not fit.
+pub(crate) fn check_order(
+    header: &segment::Header,
+    number: u64,
+    lineage: Lineage,
+    end: Option<&End>,
+) -> std::result::Result<(), String> {
+    if header.lineage != lineage || header.number != number {
+        return Err(format!(
+            "it is segment {} of lineage {}, not {number} of {lineage}",
+            header.number, header.lineage
+        ));
     }
+    let Some(end) = end else { return Ok(()) };
+    if number != end.number + 1 {
+        return Err(format!("segment {} before it is missing", number - 1));
+    }
+    let (due, found) = (end.next_version, header.first_version);
+    if found != due {
+        return Err(format!("it starts at version {found}, where {due} is due"));
+    }
+    Ok(())
 }
 
 impl Contents {
@@ -341,20 +404,7 @@ impl Contents {
 /// Makes a new store of a directory that holds nothing.
 fn create(disk: &dyn Disk) -> Result<Lineage> {
     let lineage = new_lineage().map_err(|source| io_error(disk, "create", META, source))?;
-    let mut bytes = Vec::new();
-    bytes.extend_from_slice(&META_MAGIC);
-    bytes.extend_from_slice(&META_FORMAT.to_le_bytes());
-    bytes.extend_from_slice(&lineage.bits().to_le_bytes());
-    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-    let temporary = format!("{META}.tmp");
-    let write = || {
-        let mut file = disk.create(&temporary)?;
-        file.write_at(0, &bytes)?;
-        file.sync()?;
-        disk.rename(&temporary, META)?;
-        disk.sync_names()
-    };
-    write().map_err(|source| io_error(disk, "create", META, source))?;
+    birth::write(disk, &birth::STORE, lineage)?;
     Ok(lineage)
 }
 
@@ -365,36 +415,19 @@ pub(crate) fn new_lineage() -> io::Result<Lineage> {
     Ok(Lineage::from_bits(u64::from_le_bytes(bits)))
 }
 
-fn read_meta(disk: &dyn Disk, bytes: &[u8]) -> Result<Lineage> {
-    let not_a_store = |detail: String| Error::NotAStore { path: disk.path(META), detail };
-    let mut rest = bytes;
-    let magic: Option<[u8; 8]> = take(&mut rest);
-    if magic != Some(META_MAGIC) {
-        return Err(not_a_store("it was not written by a store".to_owned()));
-    }
-    let format = take(&mut rest).map(u32::from_le_bytes);
-    if let Some(format) = format.filter(|format| *format > META_FORMAT) {
-        return Err(not_a_store(format!(
-            "it has format {format}; this build reads format {META_FORMAT}, so use a newer one"
-        )));
-    }
-    let lineage = take(&mut rest).map(u64::from_le_bytes);
-    let covered = bytes.get(..20).unwrap_or_default();
-    match lineage {
-        Some(lineage) if rest == crc32c::crc32c(covered).to_le_bytes() => {
-            Ok(Lineage::from_bits(lineage))
-        }
-        _ => {
-            let detail = "it does not match its checksum".to_owned();
-            Err(corrupt(disk, META, Damage { offset: 0, detail }))
-        }
-    }
+pub(crate) fn corrupt(disk: &dyn Disk, name: &str, damage: Damage) -> Error {
+    corrupt_at(disk, name, damage.offset, damage.detail)
 }
 
-fn corrupt(disk: &dyn Disk, name: &str, damage: Damage) -> Error {
-    Error::Corrupt { path: disk.path(name), offset: damage.offset, detail: damage.detail }
+pub(crate) fn corrupt_at(disk: &dyn Disk, name: &str, offset: u64, detail: String) -> Error {
+    Error::Corrupt { path: disk.path(name), offset, detail }
 }
 
-fn io_error(disk: &dyn Disk, action: &'static str, name: &str, source: io::Error) -> Error {
+pub(crate) fn io_error(
+    disk: &dyn Disk,
+    action: &'static str,
+    name: &str,
+    source: io::Error,
+) -> Error {
     Error::Io { action, path: disk.path(name), source }
 }

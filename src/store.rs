@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::admin::{self, Copied};
 use crate::clock::{Clock, Timestamp};
 use crate::codec::Encoding;
 use crate::collection::{Collection, CollectionState};
@@ -131,10 +132,7 @@ impl Store {
 
     pub(crate) fn open_on(builder: StoreBuilder, disk: Arc<dyn Disk>) -> Result<Store> {
         recovery::check_names(&*disk)?;
-        let lock = disk.lock().map_err(|source| match source.kind() {
-            std::io::ErrorKind::WouldBlock => Error::InUse(disk.path("")),
-            _ => Error::Io { action: "lock", path: disk.path("lock"), source },
-        })?;
+        let lock = recovery::lock(&*disk)?;
         let recovered = recovery::recover(&disk, builder.segment_size, builder.progress.as_deref());
         let Recovered { lineage, contents, writer, next_version, live, known } = recovered?;
         let service = Arc::new(Service::new(Arc::clone(&builder.clock)));
@@ -360,6 +358,31 @@ impl Store {
     /// the store goes on as before, without the snapshot.
     pub fn snapshot(&self) -> Result<()> {
         self.inner.snapshots.as_ref().map_or(Ok(()), |snapshots| snapshots.take())
+    }
+
+    /// Copies the store as it is now into an empty or absent directory; see
+    /// [`admin::backup`](crate::admin::backup), and [`admin::restore`](crate::admin::restore) for
+    /// the way back. Readers and writers go on meanwhile.
+    ///
+    /// What was committed before the call is in the copy, whatever the
+    /// [`Durability`](crate::Durability).
+    ///
+    /// ```no_run
+    /// let store = ifmatch::Store::open("data")?;
+    /// store.backup("backups/monday")?;
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As of `admin::backup`; [`Error::Poisoned`]; [`Error::Io`] of a store in memory, which has no
+    /// files.
+    pub fn backup(&self, to: impl AsRef<Path>) -> Result<Copied> {
+        self.flush()?;
+        let Some(snapshots) = &self.inner.snapshots else {
+            let source = std::io::ErrorKind::Unsupported.into();
+            return Err(Error::Io { action: "back up", path: "memory".into(), source });
+        };
+        admin::backup_from(snapshots.disk(), to.as_ref())
     }
 
     /// Refuses further writes, makes durable what is under way, and seals the log, so that the

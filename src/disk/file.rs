@@ -13,15 +13,9 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Creates the directory where there is none.
-    pub(crate) fn open(path: &Path) -> io::Result<Directory> {
-        fs::create_dir_all(path)?;
-        // The name of a new directory is durable only when its parent is synced. Which are new
-        // cannot be told after a crash or a failed sync: all count as new until there is a store.
-        if fs::read_dir(path)?.next().is_none() {
-            sync_parents(path)?;
-        }
-        Ok(Directory { path: path.to_owned() })
+    /// A directory that need not be there.
+    pub(crate) fn at(path: &Path) -> Directory {
+        Directory { path: path.to_owned() }
     }
 }
 
@@ -39,6 +33,16 @@ fn sync_parents(path: &Path) -> io::Result<()> {
 }
 
 impl Disk for Directory {
+    fn prepare(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.path)?;
+        // The name of a new directory is durable only when its parent is synced. Which are new
+        // cannot be told after a crash or a failed sync: all count as new until there is a store.
+        match fs::read_dir(&self.path)?.next() {
+            None => sync_parents(&self.path),
+            Some(_) => Ok(()),
+        }
+    }
+
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         let path = self.path.join(LOCK);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;

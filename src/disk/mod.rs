@@ -22,6 +22,14 @@ pub use memory::MemoryDisk;
 /// A directory of files. Everything a store does to its directory goes through here, so that
 /// tests can put another one in its place.
 pub trait Disk: Send + Sync + 'static {
+    /// Creates the directory where there is none.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn prepare(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Keeps everybody else out for as long as the returned guard lives.
     ///
     /// # Errors

@@ -338,6 +338,9 @@ fn reason_of(error: &Error) -> ProblemReason {
         | Error::InUse(_)
         | Error::Io { .. }
         | Error::Corrupt { .. }
+        | Error::NotEmpty(_)
+        | Error::NotABackup { .. }
+        | Error::Line { .. }
         | Error::NotAStore { .. } => ProblemReason::Internal,
     }
 }

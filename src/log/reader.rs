@@ -6,7 +6,7 @@ use crate::log::segment::{HEADER, Header};
 /// What a segment holds.
 pub(crate) struct Segment<'a> {
     pub(crate) header: Header,
-    frames: Vec<Frame<'a>>,
+    pub(crate) frames: Vec<Frame<'a>>,
     /// Bytes up to the end of the last valid frame.
     pub(crate) valid_len: usize,
     /// The version with which the log goes on.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::log::reader::Damage;
 use crate::log::segment;
 use crate::progress::OnProgress;
-use crate::recovery::{Contents, Head, Tail, corrupt};
+use crate::recovery::{Contents, Head, corrupt};
 use crate::snapshot::{self, Known, load};
 use crate::version::Lineage;
 
@@ -29,7 +29,7 @@ pub(super) fn find(
     names: &[String],
     lineage: Lineage,
     heads: &[Head],
-    progress: Option<&OnProgress>,
+    progress: Option<&OnProgress<'_>>,
 ) -> Result<Base> {
     let mut damaged = None;
     for start in names.iter().rev().filter_map(|name| snapshot::start_of(name)) {
@@ -49,7 +49,7 @@ pub(super) fn find(
 
 /// Makes sure that the log goes on where the base ends. `damaged` is the newest snapshot that
 /// could not be used.
-fn check_log(
+pub(crate) fn check_log(
     disk: &dyn Disk,
     heads: &[Head],
     start: u64,
@@ -89,10 +89,16 @@ fn check_log(
 }
 
 /// The log ends before the version up to which it was durable when the snapshot was written.
-pub(super) fn cut_short(disk: &dyn Disk, start: u64, end: u64, tail: Option<&Tail>) -> Error {
+/// `last` is where it ends, in this file at this offset.
+pub(crate) fn cut_short(
+    disk: &dyn Disk,
+    start: u64,
+    end: u64,
+    last: u64,
+    place: Option<(String, u64)>,
+) -> Error {
     let snapshot = snapshot::file_name(start);
-    let last = tail.map_or(start, Tail::last_version);
-    let (name, offset) = tail.map_or_else(|| (snapshot.clone(), 0), Tail::place);
+    let (name, offset) = place.unwrap_or_else(|| (snapshot.clone(), 0));
     let from = last + 1;
     let detail = format!("versions {from} to {end} were durable, says {snapshot}, but are missing");
     corrupt(disk, &name, Damage { offset, detail })

@@ -1,5 +1,7 @@
 //! Reading a snapshot back, block by block: all of it is checked, or nothing of it is used.
 
+use std::collections::BTreeSet;
+
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::log::file_header::{BadHeader, NUMBER_MAX};
@@ -33,34 +35,13 @@ pub(crate) fn load(
     disk: &dyn Disk,
     start: u64,
     lineage: Lineage,
-    progress: Option<&OnProgress>,
+    progress: Option<&OnProgress<'_>>,
 ) -> Result<std::result::Result<Loaded, Damage>> {
-    let name = file_name(start);
-    let read = |offset: u64, len: usize| {
-        disk.read_at(&name, offset, len).map_err(|source| io_error(disk, "read", &name, source))
+    let scan = match Scan::all(disk, start, lineage)? {
+        Ok(scan) => scan,
+        Err(damage) => return Ok(Err(damage)),
     };
-    let bytes = disk.len(&name).map_err(|source| io_error(disk, "read", &name, source))?;
-    let header = match Header::decode(&read(0, HEADER)?) {
-        Ok(header) => header,
-        Err(BadHeader::Damaged(detail)) => {
-            return Ok(Err(Damage { offset: 0, detail: detail.to_owned() }));
-        }
-        Err(bad @ BadHeader::Format(_)) => return Err(bad.into_error(disk, &name)),
-    };
-    if header.lineage != lineage {
-        let detail = format!("it is of lineage {}, not of {lineage}", header.lineage);
-        return Err(Error::Corrupt { path: disk.path(&name), offset: 16, detail });
-    }
-    if header.start != start {
-        let detail = format!("it was started at version {}, not {start}", header.start);
-        return Ok(Err(Damage { offset: 32, detail }));
-    }
-    let mut scan = Scan::new(header, bytes);
-    while scan.end.is_none() {
-        if let Err(damage) = scan.next(&read(scan.offset, frame::HEADER)?) {
-            return Ok(Err(damage));
-        }
-    }
+    let (header, bytes) = (scan.header, scan.len);
     let mut contents = Contents::after(header.time);
     let mut meter = Meter::new(progress, Phase::Snapshot, bytes);
     let mut blocks = &scan.blocks[..];
@@ -71,7 +52,8 @@ pub(crate) fn load(
         let parts = in_parts_of(round, 1, |part| -> Result<_> {
             let mut entries = Entries::default();
             for block in part {
-                match entries.take(&read(block.offset, block.len)?, header.place(block.offset)) {
+                let bytes = read(disk, start, block.offset, block.len)?;
+                match entries.take(&bytes, header.place(block.offset)) {
                     Ok(()) => {}
                     Err(detail) => return Ok(Err(Damage { offset: block.offset, detail })),
                 }
@@ -93,6 +75,55 @@ pub(crate) fn load(
     // What is left are the header and the seal.
     meter.finish();
     Ok(Ok(Loaded { end: scan.end.unwrap_or(start), bytes, contents }))
+}
+
+/// A snapshot that was read through and found whole.
+pub(crate) struct Checked {
+    pub(crate) end: u64,
+    pub(crate) bytes: u64,
+    pub(crate) entries: u64,
+}
+
+/// Reads a snapshot through, one block at a time, and keeps nothing of it. `each` is given all
+/// its bytes in order. The inner error is damage.
+///
+/// # Errors
+/// As [`load`]; what `each` says.
+pub(crate) fn check(
+    disk: &dyn Disk,
+    start: u64,
+    lineage: Lineage,
+    each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<std::result::Result<Checked, Damage>> {
+    let scan = match Scan::all(disk, start, lineage)? {
+        Ok(scan) => scan,
+        Err(damage) => return Ok(Err(damage)),
+    };
+    each(0, &scan.header.encode())?;
+    let mut named = BTreeSet::new();
+    for Block { offset, len } in scan.blocks {
+        let bytes = read(disk, start, offset, len)?;
+        let mut entries = Entries::default();
+        let taken = entries.take(&bytes, scan.header.place(offset)).and_then(|()| {
+            named.extend(entries.named.iter().map(|(_, entry)| entry.id));
+            match entries.states.iter().find(|(id, ..)| !named.contains(id)) {
+                Some((id, ..)) => Err(format!("collection {id} has no name")),
+                None => Ok(()),
+            }
+        });
+        if let Err(detail) = taken {
+            return Ok(Err(Damage { offset, detail }));
+        }
+        each(offset, &bytes)?;
+    }
+    each(scan.offset, &read(disk, start, scan.offset, frame::HEADER)?)?;
+    let (end, entries) = (scan.end.unwrap_or(start), scan.next_entry - 1);
+    Ok(Ok(Checked { end, bytes: scan.len, entries }))
+}
+
+fn read(disk: &dyn Disk, start: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let name = file_name(start);
+    disk.read_at(&name, offset, len).map_err(|source| io_error(disk, "read", &name, source))
 }
 
 /// How many bytes are read before their entries are put in their place, which one thread does.
@@ -152,6 +183,38 @@ struct Block {
 impl Scan {
     fn new(header: Header, len: u64) -> Scan {
         Scan { header, len, offset: HEADER as u64, next_entry: 1, blocks: Vec::new(), end: None }
+    }
+
+    /// Scans a whole file. The inner error is damage.
+    fn all(
+        disk: &dyn Disk,
+        start: u64,
+        lineage: Lineage,
+    ) -> Result<std::result::Result<Scan, Damage>> {
+        let name = file_name(start);
+        let len = disk.len(&name).map_err(|source| io_error(disk, "read", &name, source))?;
+        let header = match Header::decode(&read(disk, start, 0, HEADER)?) {
+            Ok(header) => header,
+            Err(BadHeader::Damaged(detail)) => {
+                return Ok(Err(Damage { offset: 0, detail: detail.to_owned() }));
+            }
+            Err(bad @ BadHeader::Format(_)) => return Err(bad.into_error(disk, &name)),
+        };
+        if header.lineage != lineage {
+            let detail = format!("it is of lineage {}, not of {lineage}", header.lineage);
+            return Err(Error::Corrupt { path: disk.path(&name), offset: 16, detail });
+        }
+        if header.start != start {
+            let detail = format!("it was started at version {}, not {start}", header.start);
+            return Ok(Err(Damage { offset: 32, detail }));
+        }
+        let mut scan = Scan::new(header, len);
+        while scan.end.is_none() {
+            if let Err(damage) = scan.next(&read(disk, start, scan.offset, frame::HEADER)?) {
+                return Ok(Err(damage));
+            }
+        }
+        Ok(Ok(scan))
     }
 
     fn next(&mut self, bytes: &[u8]) -> std::result::Result<(), Damage> {

@@ -7,7 +7,7 @@ pub(crate) mod entry;
 pub(crate) mod header;
 pub(crate) mod load;
 mod schedule;
-mod write;
+pub(crate) mod write;
 
 use std::sync::Arc;
 

@@ -83,6 +83,11 @@ impl Snapshots {
         snapshots
     }
 
+    /// Where the store is.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     /// Takes a snapshot on the calling thread, after the one that is under way.
     ///
     /// # Errors

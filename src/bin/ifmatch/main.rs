@@ -1,7 +1,9 @@
-//! The `ifmatch` program: serves a store over HTTP.
+//! The `ifmatch` program: serves a store over HTTP, and looks after it.
 
+mod bar;
 mod serve;
 mod server;
+mod tools;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -20,16 +22,36 @@ struct Cli {
 enum Command {
     /// Serve JSON documents over HTTP, with ETag, If-Match and 409 done right.
     Serve(serve::Serve),
+    /// Check all files of a store or a backup, running or not. Fails with 1 if it is damaged, with
+    /// 2 if it cannot be read.
+    Verify(tools::Verify),
+    /// Copy a store, running or not.
+    Backup(tools::Backup),
+    /// Make a store of a backup.
+    Restore(tools::Restore),
+    /// Take a snapshot of a store that is not running, and let go the log that it makes
+    /// unnecessary.
+    Compact(tools::Compact),
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Serve(serve) } = Cli::parse();
-    match serve.run() {
+    let done = match Cli::parse().command {
+        Command::Serve(serve) => serve.run(),
+        Command::Verify(verify) => return verify.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Restore(restore) => restore.run(),
+        Command::Compact(compact) => compact.run(),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            // Nobody is left to tell if this fails.
-            let _ = writeln!(std::io::stderr(), "ifmatch: {message}");
+            complain(&message);
             ExitCode::FAILURE
         }
     }
+}
+
+fn complain(message: &str) {
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(std::io::stderr(), "ifmatch: {message}");
 }

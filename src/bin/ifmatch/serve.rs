@@ -11,6 +11,7 @@ use ifmatch::http::{Document, StaleStatus};
 use ifmatch::{Json, Store};
 use tokio::runtime::Runtime;
 
+use crate::bar::Bar;
 use crate::server;
 
 /// How long the body of a request may take to arrive.
@@ -113,7 +114,10 @@ impl Serve {
 /// Opens a store and all its collections: what cannot be served is found now, and no request
 /// has to wait until a collection is decoded.
 fn open(directory: &Path) -> ifmatch::Result<Store> {
-    let store = Store::open(directory)?;
+    let bar = Bar::new();
+    let shown = bar.clone();
+    let store = Store::builder().on_progress(move |now| shown.show(now)).open(directory)?;
+    bar.clear();
     for name in store.collections() {
         store.declare::<String, Document>(&name).codec(Json).open()?;
     }
@@ -128,7 +132,7 @@ fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 }
 
 /// Prints; a closed standard output is no reason not to serve.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

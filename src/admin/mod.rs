@@ -1,0 +1,103 @@
+//! Tools for whoever looks after a store: verify, back up, restore, repair, dump and load.
+//!
+//! The program `ifmatch` (feature `server`) has them as commands. None of them changes the store
+//! that it reads. Those that read take no lock, and work beside a running store; those that write
+//! make a store of a new [`Lineage`](crate::Lineage), because the versions that the old one has
+//! given out since say nothing about the new one.
+
+mod backup;
+mod image;
+#[cfg(feature = "testing")]
+pub mod on_disk;
+mod place;
+mod report;
+mod verify;
+
+use std::path::Path;
+
+pub use report::{CollectionReport, Content, Copied, Damage, File, Report, Written};
+
+use crate::disk::{Directory, Disk};
+use crate::error::Result;
+use crate::progress::Progress;
+
+/// Reads everything in a store or a backup, and tells all that is wrong with it (G10).
+///
+/// Beside a running store, what is being written meanwhile is a torn tail, which is no damage.
+/// `on_progress` is told how far it has come.
+///
+/// ```no_run
+/// let report = ifmatch::admin::verify("data", &|_| {})?;
+/// assert!(report.is_whole(), "{report}");
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::NotAStore`](crate::Error::NotAStore) and [`Error::Io`](crate::Error::Io) if it cannot
+/// be read at all. Damage is in the report.
+pub fn verify(
+    path: impl AsRef<Path>,
+    on_progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Report> {
+    verify::verify(&Directory::at(path.as_ref()), on_progress)
+}
+
+/// Copies a store into an empty or absent directory, and checks all of it on the way.
+///
+/// Beside a running store nothing stops: whatever was acknowledged and synced before the call is
+/// in the backup, and some of what was written meanwhile may be. Within the process that has the
+/// store open, [`Store::backup`](crate::Store::backup) syncs first.
+///
+/// A backup is no store: it cannot be opened, only [restored](restore) and
+/// [verified](verify()).
+///
+/// ```no_run
+/// let copied = ifmatch::admin::backup("data", "backups/monday", &|_| {})?;
+/// println!("{} bytes, up to version {}", copied.bytes, copied.last_version);
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::NotAStore`](crate::Error::NotAStore); [`Error::Corrupt`](crate::Error::Corrupt) if
+/// what has to be copied is damaged; [`Error::NotEmpty`](crate::Error::NotEmpty) and
+/// [`Error::InUse`](crate::Error::InUse) of the target; [`Error::Io`](crate::Error::Io). There is
+/// no backup then.
+pub fn backup(
+    path: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+    on_progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Copied> {
+    let (from, to) = (Directory::at(path.as_ref()), Directory::at(to.as_ref()));
+    backup::backup(&from, &to, on_progress)
+}
+
+/// Makes a store of a backup, in an empty or absent directory.
+///
+/// It holds the same entities with the same versions, times and writers, under a new lineage (G2):
+/// entity tags of the old store do not match any more.
+///
+/// ```no_run
+/// let written = ifmatch::admin::restore("backups/monday", "data", &|_| {})?;
+/// let store = ifmatch::Store::open("data")?;
+/// assert_eq!(store.lineage(), written.lineage);
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::NotABackup`](crate::Error::NotABackup); [`Error::Corrupt`](crate::Error::Corrupt) if
+/// it is damaged; [`Error::NotEmpty`](crate::Error::NotEmpty) and
+/// [`Error::InUse`](crate::Error::InUse) of the target; [`Error::Io`](crate::Error::Io). There is
+/// no store then.
+pub fn restore(
+    backup: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+    on_progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Written> {
+    let (from, to) = (Directory::at(backup.as_ref()), Directory::at(to.as_ref()));
+    backup::restore(&from, &to, on_progress)
+}
+
+/// As [`backup`], of a store that is open in this process.
+pub(crate) fn backup_from(from: &dyn Disk, to: &Path) -> Result<Copied> {
+    backup::backup(from, &Directory::at(to), &|_| {})
+}

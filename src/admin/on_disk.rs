@@ -1,0 +1,29 @@
+//! The tools on disks of the caller's, for tests.
+
+use crate::admin::{Copied, Report, Written};
+use crate::disk::Disk;
+use crate::error::Result;
+
+/// As [`verify`](crate::admin::verify()).
+///
+/// # Errors
+/// The same.
+pub fn verify(disk: &dyn Disk) -> Result<Report> {
+    super::verify::verify(disk, &|_| {})
+}
+
+/// As [`backup`](crate::admin::backup()).
+///
+/// # Errors
+/// The same.
+pub fn backup(from: &dyn Disk, to: &dyn Disk) -> Result<Copied> {
+    super::backup::backup(from, to, &|_| {})
+}
+
+/// As [`restore`](crate::admin::restore).
+///
+/// # Errors
+/// The same.
+pub fn restore(from: &dyn Disk, to: &dyn Disk) -> Result<Written> {
+    super::backup::restore(from, to, &|_| {})
+}

@@ -1,0 +1,7 @@
+//! The tools that look after a store, over stores in every state, and beside one that runs.
+
+#![allow(unreachable_pub, reason = "a test is a crate of its own")]
+
+mod backup;
+mod support;
+mod verify;
