@@ -345,7 +345,11 @@ impl Contents {
         Some(())
     }
 
-    fn apply(&mut self, logged: &LogRecord<'_>) -> std::result::Result<(), String> {
+    /// Applies a record that is newer than what is there.
+    ///
+    /// # Errors
+    /// Says why it cannot be.
+    pub(crate) fn apply(&mut self, logged: &LogRecord<'_>) -> std::result::Result<(), String> {
         let version = logged.version;
         let unreadable = || format!("the record of version {version} cannot be read");
         let record = record::decode(logged.payload).ok_or_else(unreadable)?;

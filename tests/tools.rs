@@ -127,3 +127,30 @@ fn compact_says_what_was_freed_and_that_more_goes_with_the_next() {
     assert!(complaint.contains("there is no absent"), "{complaint}");
     assert!(!here.join("absent").exists());
 }
+
+#[test]
+fn repair_says_what_is_missing_and_where_the_rest_is() {
+    let (place, _turn) = place();
+    let here = place.path();
+    let told = said(here, &["repair", "whole"]);
+    assert!(told.contains("301 commits") && told.contains("No version is missing"), "{told}");
+    assert!(!here.join("whole.dropped").exists());
+    // Behind the record that names the collection.
+    let file = here.join("ifmatch-data/00000000000000000001.log");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[400] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let told = said(here, &["repair", "mended/"]);
+    for part in ["Dropped ", "300 commits", "mended/.dropped", "Missing are versions"] {
+        let part = part.replace("/.dropped", ".dropped");
+        assert!(told.contains(&part), "{part}: {told}");
+    }
+    assert!(here.join("mended.dropped").exists());
+    assert_eq!(std::fs::read(&file).unwrap(), bytes, "the source is unchanged");
+    assert!(said(here, &["verify", "--data", "mended"]).contains("whole"));
+    let complaint = complains(here, &["repair", "mended"], 1);
+    assert!(complaint.contains("mended.dropped"), "{complaint}");
+    let complaint = complains(here, &["repair", "--data", "absent", "new"], 1);
+    assert!(complaint.contains("absent"), "{complaint}");
+    assert!(!here.join("new").exists() && !here.join("absent").exists());
+}

@@ -9,13 +9,18 @@ mod backup;
 mod image;
 #[cfg(feature = "testing")]
 pub mod on_disk;
+mod pieces;
 mod place;
+mod repair;
 mod report;
+mod salvage;
 mod verify;
 
 use std::path::Path;
 
-pub use report::{CollectionReport, Content, Copied, Damage, File, Report, Written};
+pub use report::{
+    CollectionReport, Content, Copied, Damage, Dropped, File, Repaired, Report, Written,
+};
 
 use crate::disk::{Directory, Disk};
 use crate::error::Result;
@@ -95,6 +100,37 @@ pub fn restore(
 ) -> Result<Written> {
     let (from, to) = (Directory::at(backup.as_ref()), Directory::at(to.as_ref()));
     backup::restore(&from, &to, on_progress)
+}
+
+/// Makes a new store of what is left of a damaged one, in an empty or absent directory.
+///
+/// It takes the newest snapshot that is whole, what is left of newer ones, and every whole commit
+/// of the log, behind damage too. If no snapshot is whole, it takes what is left of all of them;
+/// then an entity may come back whose deletion is not remembered any more. The lineage is new (G2).
+///
+/// The damaged store is not changed; it must not be running. What could not be used is written to
+/// `<to>.dropped`: for each range a line of JSON that says where it was and why it is there, then
+/// its bytes, then a line feed. Without damage there is no such file, and the new store holds the
+/// same as the old one.
+///
+/// ```no_run
+/// let repaired = ifmatch::admin::repair("data", "repaired", &|_| {})?;
+/// println!("{} commits kept, {:?} missing", repaired.commits, repaired.missing);
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::NotAStore`](crate::Error::NotAStore) if nothing of a store is there, or of a newer
+/// format; [`Error::InUse`](crate::Error::InUse) of either directory;
+/// [`Error::NotEmpty`](crate::Error::NotEmpty) of the target; [`Error::Io`](crate::Error::Io).
+pub fn repair(
+    path: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+    on_progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Repaired> {
+    let (path, to) = (path.as_ref(), to.as_ref());
+    let mut dropped = repair::DroppedFile::beside(to)?;
+    repair::repair(&Directory::at(path), &Directory::at(to), &mut dropped, on_progress)
 }
 
 /// As [`backup`], of a store that is open in this process.

@@ -1,6 +1,6 @@
 //! The tools on disks of the caller's, for tests.
 
-use crate::admin::{Copied, Report, Written};
+use crate::admin::{Copied, Repaired, Report, Written};
 use crate::disk::Disk;
 use crate::error::Result;
 
@@ -26,4 +26,13 @@ pub fn backup(from: &dyn Disk, to: &dyn Disk) -> Result<Copied> {
 /// The same.
 pub fn restore(from: &dyn Disk, to: &dyn Disk) -> Result<Written> {
     super::backup::restore(from, to, &|_| {})
+}
+
+/// As [`repair`](crate::admin::repair()); also gives what would be in the file beside the store.
+///
+/// # Errors
+/// The same.
+pub fn repair(from: &dyn Disk, to: &dyn Disk) -> Result<(Repaired, Vec<u8>)> {
+    let mut dropped = Vec::new();
+    Ok((super::repair::repair(from, to, &mut dropped, &|_| {})?, dropped))
 }

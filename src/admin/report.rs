@@ -1,6 +1,7 @@
 //! What `verify` tells.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use crate::record::CatalogEntry;
 use crate::recovery::Contents;
@@ -131,6 +132,37 @@ pub struct Written {
     pub last_version: u64,
     /// What it holds.
     pub collections: Vec<CollectionReport>,
+}
+
+/// What [`repair`](crate::admin::repair) kept and dropped.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Repaired {
+    /// The new store.
+    pub written: Written,
+    /// How many commits were read from the log, besides what a snapshot had of earlier ones.
+    pub commits: u64,
+    /// Ranges of files that are not in the new store; they are in the file beside it. Not all of
+    /// them were needed.
+    pub dropped: Vec<Dropped>,
+    /// Versions whose commits were not found, or that were never given out.
+    pub missing: Vec<RangeInclusive<u64>>,
+}
+
+/// A range of a damaged file that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dropped {
+    /// The name of the file.
+    pub file: String,
+    /// Where the range begins, in bytes.
+    pub offset: u64,
+    /// How long it is.
+    pub len: u64,
+    /// Why it could not be used.
+    pub why: String,
+    /// The versions that were in it, where that is known.
+    pub missing: Option<RangeInclusive<u64>>,
 }
 
 impl CollectionReport {

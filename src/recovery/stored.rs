@@ -41,6 +41,10 @@ impl StoredCollection {
         self.states.iter().map(|(key, stored)| (key, stored))
     }
 
+    pub(crate) fn into_states(self) -> impl Iterator<Item = (KeyBuf, Stored)> {
+        self.states.into_iter()
+    }
+
     /// Keys with an entity: its metadata and its value, encoded.
     pub(crate) fn live(&self) -> impl Iterator<Item = (&KeyBuf, &Metadata, &[u8])> {
         self.iter().filter_map(|(key, stored)| match stored {

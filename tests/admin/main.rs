@@ -3,5 +3,6 @@
 #![allow(unreachable_pub, reason = "a test is a crate of its own")]
 
 mod backup;
+mod repair;
 mod support;
 mod verify;

@@ -29,6 +29,8 @@ enum Command {
     Backup(tools::Backup),
     /// Make a store of a backup.
     Restore(tools::Restore),
+    /// Make a new store of what is left of a damaged one.
+    Repair(tools::Repair),
     /// Take a snapshot of a store that is not running, and let go the log that it makes
     /// unnecessary.
     Compact(tools::Compact),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Verify(verify) => return verify.run(),
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
+        Command::Repair(repair) => repair.run(),
         Command::Compact(compact) => compact.run(),
     };
     match done {

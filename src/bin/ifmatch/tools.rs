@@ -1,11 +1,11 @@
-//! The commands that look after a store: verify, back up, restore, compact.
+//! The commands that look after a store: verify, back up, restore, repair, compact.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use ifmatch::Store;
-use ifmatch::admin::{self, CollectionReport, Written};
+use ifmatch::admin::{self, CollectionReport, Dropped, Written};
 
 use crate::bar::Bar;
 use crate::complain;
@@ -94,6 +94,56 @@ impl Restore {
         let written = written.map_err(|error| format!("nothing is restored: {error}"))?;
         say(&format!("Restored {} to {}: ", self.from.display(), self.data.display()));
         tell(&written);
+        Ok(())
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct Repair {
+    /// The directory of the damaged store, which must not be running. It is not changed.
+    #[arg(long, value_name = "DIRECTORY", default_value = "./ifmatch-data")]
+    data: PathBuf,
+
+    /// The directory of the new store: empty, or not there.
+    to: PathBuf,
+}
+
+impl Repair {
+    /// # Errors
+    /// What went wrong and what to do about it.
+    pub(crate) fn run(self) -> Result<(), String> {
+        let bar = Bar::new();
+        let repaired = admin::repair(&self.data, &self.to, &|now| bar.show(now));
+        bar.clear();
+        let repaired = repaired.map_err(|error| format!("nothing is repaired: {error}"))?;
+        let mut text = format!(
+            "Repaired {} to {}, with {} commits of the log: ",
+            self.data.display(),
+            self.to.display(),
+            repaired.commits,
+        );
+        for Dropped { file, offset, len, why, .. } in &repaired.dropped {
+            text.insert_str(0, &format!("Dropped {len} bytes of {file} at byte {offset}: {why}\n"));
+        }
+        say(&text);
+        tell(&repaired.written);
+        if !repaired.dropped.is_empty() {
+            let to: PathBuf = self.to.components().collect();
+            say(&format!("What was dropped is in {}.dropped.\n", to.display()));
+        }
+        match &repaired.missing[..] {
+            [] => say("No version is missing.\n"),
+            missing => {
+                let ranges: Vec<_> = missing
+                    .iter()
+                    .map(|range| format!("{} to {}", range.start(), range.end()))
+                    .collect();
+                say(&format!(
+                    "Missing are versions {}; some of them may never have been given out.\n",
+                    ranges.join(", ")
+                ));
+            }
+        }
         Ok(())
     }
 }
