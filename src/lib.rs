@@ -39,8 +39,8 @@
 //! # Features
 //!
 //! None by default. `http`: conditional requests and problem documents, framework-neutral;
-//! `json`: values as JSON; `axum`: a router; `server`: the `ifmatch` program; `uuid`: `Uuid` keys;
-//! `testing`: a disk that loses power and a clock set by hand.
+//! `json`: values and dumps as JSON; `axum`: a router; `server`: the `ifmatch` program; `uuid`:
+//! `Uuid` keys; `testing`: a disk that loses power and a clock set by hand.
 
 #![cfg_attr(ifmatch_docs, feature(doc_cfg))]
 // No input makes the crate panic; tests and benchmarks may.

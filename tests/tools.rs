@@ -154,3 +154,34 @@ fn repair_says_what_is_missing_and_where_the_rest_is() {
     assert!(complaint.contains("absent"), "{complaint}");
     assert!(!here.join("new").exists() && !here.join("absent").exists());
 }
+
+#[test]
+fn dump_and_load_go_through_files_and_pipes() {
+    let (place, _turn) = place();
+    let here = place.path();
+    let told = said(here, &["dump", "all.jsonl"]);
+    assert!(told.contains("6 entities and 1 remembered deletions, up to version 301"), "{told}");
+    let lines = std::fs::read(here.join("all.jsonl")).unwrap();
+    let output = run(here, &["dump", "--data", "ifmatch-data"]);
+    assert!(output.status.success());
+    assert_eq!(output.stdout, lines);
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("Dumped ifmatch-data"));
+    let told = said(here, &["load", "--data", "new", "all.jsonl"]);
+    assert!(told.contains("Loaded new: 6 entities in 1 collections"), "{told}");
+    let input = std::fs::File::open(here.join("all.jsonl")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ifmatch"));
+    let output = command.args(["load", "--data", "piped"]).current_dir(here).stdin(input).output();
+    assert!(output.unwrap().status.success());
+    assert!(said(here, &["verify", "--data", "piped"]).contains("6 entities"));
+    for (arguments, says) in [
+        (["dump", "--data", "ifmatch-data", "all.jsonl"], "cannot write all.jsonl"),
+        (["dump", "--data", "absent", "none.jsonl"], "absent"),
+        (["load", "--data", "other", "absent.jsonl"], "cannot read absent.jsonl"),
+        (["load", "--data", "other", "ifmatch-data/meta"], "line 1 cannot be loaded"),
+        (["load", "--data", "new", "all.jsonl"], "new is not empty"),
+    ] {
+        let complaint = complains(here, &arguments, 1);
+        assert!(complaint.contains(says), "{complaint}");
+    }
+    assert!(!here.join("other").exists() && !here.join("none.jsonl").exists());
+}

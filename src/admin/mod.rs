@@ -6,7 +6,11 @@
 //! given out since say nothing about the new one.
 
 mod backup;
+#[cfg(feature = "json")]
+mod dump;
 mod image;
+#[cfg(feature = "json")]
+mod load;
 #[cfg(feature = "testing")]
 pub mod on_disk;
 mod pieces;
@@ -16,8 +20,12 @@ mod report;
 mod salvage;
 mod verify;
 
+#[cfg(feature = "json")]
+use std::io::{BufRead, Write};
 use std::path::Path;
 
+#[cfg(feature = "json")]
+pub use report::Dumped;
 pub use report::{
     CollectionReport, Content, Copied, Damage, Dropped, File, Repaired, Report, Written,
 };
@@ -131,6 +139,52 @@ pub fn repair(
     let (path, to) = (path.as_ref(), to.as_ref());
     let mut dropped = repair::DroppedFile::beside(to)?;
     repair::repair(&Directory::at(path), &Directory::at(to), &mut dropped, on_progress)
+}
+
+/// Writes all that a store or a backup holds as lines of JSON, for other tools to read.
+///
+/// Each line is an object with one field that says what it is: first `store`, then each
+/// `collection` followed by its `entity` and `deletion` lines, and last `end`, which counts them.
+/// Keys are `key` if they are strings, else `key_hex`: the bytes that order as the keys do. Values
+/// of the codec `json` are `value`, all others, and those that span lines, `value_hex`. Times have
+/// microseconds. Beside a running store it is what [`backup`] would copy.
+///
+/// ```no_run
+/// ifmatch::admin::dump("data", &mut std::io::stdout().lock(), &|_| {})?;
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::NotAStore`](crate::Error::NotAStore); [`Error::Corrupt`](crate::Error::Corrupt), and
+/// nothing is written; [`Error::Io`](crate::Error::Io).
+#[cfg(feature = "json")]
+pub fn dump(
+    path: impl AsRef<Path>,
+    to: &mut dyn Write,
+    on_progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Dumped> {
+    dump::dump(&Directory::at(path.as_ref()), to, on_progress)
+}
+
+/// Makes a store of what [`dump`] wrote, in an empty or absent directory. Versions, times and
+/// writers are kept; the lineage is new (G2).
+///
+/// The dump is held in memory before anything is written. Whether keys and values are of their
+/// types is found when a collection is opened.
+///
+/// ```no_run
+/// let mut dump = std::io::BufReader::new(std::fs::File::open("dump.jsonl").unwrap());
+/// ifmatch::admin::load(&mut dump, "data")?;
+/// # Ok::<(), ifmatch::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Line`](crate::Error::Line) for a line that cannot be loaded, and nothing is written;
+/// [`Error::NotEmpty`](crate::Error::NotEmpty) and [`Error::InUse`](crate::Error::InUse) of the
+/// target; [`Error::Io`](crate::Error::Io).
+#[cfg(feature = "json")]
+pub fn load(from: &mut dyn BufRead, to: impl AsRef<Path>) -> Result<Written> {
+    load::load(from, &Directory::at(to.as_ref()))
 }
 
 /// As [`backup`], of a store that is open in this process.

@@ -36,3 +36,21 @@ pub fn repair(from: &dyn Disk, to: &dyn Disk) -> Result<(Repaired, Vec<u8>)> {
     let mut dropped = Vec::new();
     Ok((super::repair::repair(from, to, &mut dropped, &|_| {})?, dropped))
 }
+
+/// As [`dump`](crate::admin::dump()).
+///
+/// # Errors
+/// The same.
+#[cfg(feature = "json")]
+pub fn dump(from: &dyn Disk, to: &mut dyn std::io::Write) -> Result<crate::admin::Dumped> {
+    super::dump::dump(from, to, &|_| {})
+}
+
+/// As [`load`](crate::admin::load()).
+///
+/// # Errors
+/// The same.
+#[cfg(feature = "json")]
+pub fn load(from: &mut dyn std::io::BufRead, to: &dyn Disk) -> Result<Written> {
+    super::load::load(from, to)
+}

@@ -134,6 +134,21 @@ pub struct Written {
     pub collections: Vec<CollectionReport>,
 }
 
+/// What [`dump`](crate::admin::dump) wrote.
+#[cfg(feature = "json")]
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Dumped {
+    /// The lineage of the store.
+    pub lineage: Lineage,
+    /// The version of its last commit.
+    pub last_version: u64,
+    /// How many entities it has.
+    pub entities: u64,
+    /// How many deletions are remembered.
+    pub deletions: u64,
+}
+
 /// What [`repair`](crate::admin::repair) kept and dropped.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -1,5 +1,8 @@
 //! A bar that tells how far a command has come, if standard error is a terminal.
 
+use std::fs::File;
+use std::io::Read;
+
 use ifmatch::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -22,6 +25,13 @@ impl Bar {
         self.0.set_message(phase.to_string());
         self.0.set_length(total);
         self.0.set_position(done);
+    }
+
+    /// Shows how much of the file has been read.
+    pub(crate) fn reading(&self, file: File) -> impl Read + use<> {
+        self.0.set_message("reading the dump");
+        self.0.set_length(file.metadata().map_or(0, |file| file.len()));
+        self.0.wrap_read(file)
     }
 
     pub(crate) fn clear(&self) {

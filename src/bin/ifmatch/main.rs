@@ -1,6 +1,7 @@
 //! The `ifmatch` program: serves a store over HTTP, and looks after it.
 
 mod bar;
+mod dump;
 mod serve;
 mod server;
 mod tools;
@@ -31,6 +32,10 @@ enum Command {
     Restore(tools::Restore),
     /// Make a new store of what is left of a damaged one.
     Repair(tools::Repair),
+    /// Write a store as lines of JSON, running or not.
+    Dump(dump::Dump),
+    /// Make a store of what `dump` wrote.
+    Load(dump::Load),
     /// Take a snapshot of a store that is not running, and let go the log that it makes
     /// unnecessary.
     Compact(tools::Compact),
@@ -43,6 +48,8 @@ fn main() -> ExitCode {
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
         Command::Repair(repair) => repair.run(),
+        Command::Dump(dump) => dump.run(),
+        Command::Load(load) => load.run(),
         Command::Compact(compact) => compact.run(),
     };
     match done {
