@@ -374,9 +374,10 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As of `admin::backup`; [`Error::Poisoned`]; [`Error::Io`] of a store in memory, which has no
-    /// files.
+    /// As of `admin::backup`; [`Error::Closed`]; [`Error::Poisoned`]; [`Error::Io`] of a store in
+    /// memory, which has no files.
     pub fn backup(&self, to: impl AsRef<Path>) -> Result<Copied> {
+        self.inner.durable()?;
         self.flush()?;
         let Some(snapshots) = &self.inner.snapshots else {
             let source = std::io::ErrorKind::Unsupported.into();

@@ -10,6 +10,7 @@ use crate::admin::image;
 use crate::admin::place;
 use crate::admin::report::Written;
 use crate::clock::Timestamp;
+use crate::codec::Json;
 use crate::conflict::Deletion;
 use crate::disk::Disk;
 use crate::entity::{Actor, Metadata};
@@ -124,10 +125,13 @@ impl Loading {
             return Err("it was written before it was created".to_owned());
         }
         let written_by = self.actor(line.written_by);
+        let entry = self.contents.catalog.get(&*line.collection);
+        let is_json = entry.is_some_and(|entry| entry.codec == Json::NAME);
         let value = match (line.value, line.value_hex) {
-            (Some(json), None) => json.get().as_bytes().to_vec(),
+            (Some(json), None) if is_json => json.get().as_bytes().to_vec(),
             (None, Some(hex)) => bytes_of(&hex)?,
-            _ => return Err("it needs one of value and value_hex".to_owned()),
+            _ if is_json => return Err("it needs one of value and value_hex".to_owned()),
+            _ => return Err("it needs value_hex alone: its codec is not json".to_owned()),
         };
         let shares_second = line.shares_second;
         let metadata = Metadata { version, written_by, written_at, created_at, shares_second };

@@ -218,8 +218,12 @@ impl fmt::Display for Report {
             None => writeln!(f, "{kind} of unknown lineage")?,
         }
         if let Some(last) = self.last_version {
-            let end = if self.closed { "closed cleanly" } else { "running, or not closed cleanly" };
-            writeln!(f, "last version {last}; {end}")?;
+            let end = match (self.is_backup, self.closed) {
+                (true, _) => "",
+                (false, true) => "; closed cleanly",
+                (false, false) => "; running, or not closed cleanly",
+            };
+            writeln!(f, "last version {last}{end}")?;
         }
         for File { name, bytes, content } in &self.files {
             writeln!(f, "  {name:<29} {bytes:>12} bytes  {content}")?;

@@ -41,6 +41,8 @@ pub(super) struct Salvage<'a> {
     start: u64,
     /// The version with which the log should go on.
     due: u64,
+    /// The log went up to here when the snapshot was written.
+    end: u64,
     /// The highest version that anything names.
     highest: u64,
     /// Commits that were read from the log.
@@ -74,6 +76,7 @@ impl<'a> Salvage<'a> {
             renewed: BTreeMap::new(),
             start: 0,
             due: 1,
+            end: 0,
             highest: 0,
             commits: 0,
             dropped: Vec::new(),
@@ -88,7 +91,7 @@ impl<'a> Salvage<'a> {
 
     /// No version is higher.
     pub(super) fn last_version(&self) -> u64 {
-        self.highest.max(self.due - 1)
+        self.highest.max(self.end).max(self.due - 1)
     }
 
     fn identify(&mut self, names: &[String]) -> Result<()> {
@@ -117,7 +120,7 @@ impl<'a> Salvage<'a> {
             match load::load(self.disk, start, lineage, Some(progress)) {
                 Ok(Ok(loaded)) => {
                     // What the log must tell begins at the start, even if more was seen.
-                    (self.start, self.due, self.highest) = (start, start + 1, loaded.end);
+                    (self.start, self.due, self.end) = (start, start + 1, loaded.end);
                     self.contents = loaded.contents;
                     break;
                 }
@@ -199,6 +202,7 @@ impl<'a> Salvage<'a> {
             self.segment(number)?;
             meter.add(len);
         }
+        self.expect(self.end + 1);
         Ok(())
     }
 

@@ -199,9 +199,6 @@ const PLAUSIBLE_VERSION: u64 = 1 << 48;
 pub(crate) fn salt_of(bytes: &[u8], offset: u64) -> Option<u64> {
     let mut rest = bytes.get(..HEADER)?;
     let header_crc = u32::from_le_bytes(take(&mut rest)?);
-    // The checksum is linear in the bits of the salt, of which 32 are enough.
-    let checksum = |salt: u32| header_checksum(Place { salt: salt.into(), offset }, rest);
-    let of_zero = checksum(0);
     let mut fields = rest;
     let body_crc = u32::from_le_bytes(take(&mut fields)?);
     let body_len = u32::from_le_bytes(take(&mut fields)?) as usize;
@@ -217,6 +214,9 @@ pub(crate) fn salt_of(bytes: &[u8], offset: u64) -> Option<u64> {
     if crc32c::crc32c(body) != body_crc {
         return None;
     }
+    // The checksum is linear in the bits of the salt, of which 32 are enough.
+    let checksum = |salt: u32| header_checksum(Place { salt: salt.into(), offset }, rest);
+    let of_zero = checksum(0);
     // Columns by their highest bit, each with the bits of the salt that make it.
     let mut columns = [(0u32, 0u32); 32];
     let reduce = |columns: &[(u32, u32); 32], mut sum: u32, mut bits: u32| {

@@ -237,17 +237,17 @@ fn g11_a_crash_or_failure_in_the_middle_leaves_no_store_and_no_backup() {
     for call in [Call::Create, Call::Write, Call::Sync, Call::Rename, Call::SyncNames] {
         for nth in 1..4 {
             let target = MemoryDisk::new();
-            target.fail(Fault {
-                call,
-                nth,
-                lasting: false,
-                short: true,
-                error: std::io::ErrorKind::Other,
-            });
-            let result = restore(&copied, &target);
-            assert_eq!(result.is_err(), target.injected() > 0, "{call:?} {nth}");
-            if result.is_err() {
-                assert!(files(&target, "").is_empty(), "{call:?} {nth}: {target:?}");
+            let error = std::io::ErrorKind::Other;
+            let fault = Fault { call, nth, lasting: false, short: true, error };
+            target.fail(fault);
+            let backed_up = target.crash(0, Crash::Process);
+            backed_up.fail(fault);
+            for (failed, target) in [
+                (restore(&copied, &target).is_err(), &target),
+                (backup(&source, &backed_up).is_err(), &backed_up),
+            ] {
+                assert_eq!(failed, target.injected() > 0, "{call:?} {nth}");
+                assert!(!failed || files(target, "").is_empty(), "{call:?} {nth}: {target:?}");
             }
         }
     }

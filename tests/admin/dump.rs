@@ -142,6 +142,7 @@ fn bad_lines_are_told_by_number_and_nothing_is_written() {
     edit(row, "\"key_hex\":\"", "\"key_hex\":\"0", "digits");
     edit(row, "\"key_hex\":\"", "\"key_hex\":\"+1", "digits");
     edit(row, "\"key_hex\":\"", "\"key\":\"", "key_hex");
+    edit(row, "\"value_hex\":", "\"value\":", "not json");
     edit(lines.len() - 1, "\"entities\":", "\"entities\":1", "but has");
     refused(entity + 1, lines[entity], "there already");
     // Cut off, and too long.

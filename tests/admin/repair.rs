@@ -1,11 +1,12 @@
 //! `repair` keeps every whole commit, says what it dropped, and leaves its source alone (G2, G10).
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use ifmatch::admin::Repaired;
 use ifmatch::admin::on_disk::{backup, repair, verify};
 use ifmatch::testing::{Disk, MemoryDisk};
-use ifmatch::{Error, Store};
+use ifmatch::{Codec, Error, Store};
 
 use crate::support::{KEYS, bytes, copy, disk, files, open, picture, unclean};
 
@@ -247,4 +248,54 @@ fn g10_values_of_an_older_schema_are_not_mixed_in() {
     let rows = store.declare::<u64, String>("rows").schema(2).open().unwrap();
     let rows: Vec<_> = rows.iter().map(|entry| entry.unwrap().1.value().clone()).collect();
     assert_eq!(rows, ["new", "row 1", "row 2"]);
+}
+
+/// Calls back when a value is encoded on this thread.
+struct Calling;
+
+type Call = Box<dyn FnOnce()>;
+
+thread_local! {
+    static CALL: RefCell<Option<Call>> = const { RefCell::new(None) };
+}
+
+impl Codec<u64> for Calling {
+    fn name(&self) -> &str {
+        "calling"
+    }
+
+    fn encode(&self, value: &u64) -> Result<Vec<u8>, String> {
+        let call = CALL.take();
+        call.into_iter().for_each(|call| call());
+        Ok(value.to_le_bytes().to_vec())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<u64, String> {
+        bytes.try_into().map(u64::from_le_bytes).map_err(|_| "not eight bytes".to_owned())
+    }
+}
+
+#[test]
+fn g10_a_log_that_lost_what_the_snapshot_had_seen_is_told() {
+    let disk = MemoryDisk::new();
+    let store = open(&disk).unwrap();
+    let rows = store.declare::<u64, u64>("rows").codec(Calling).open().unwrap();
+    (0..4).for_each(|key| drop(rows.put(key, key).unconditional().commit().unwrap()));
+    let writer = rows.clone();
+    CALL.set(Some(Box::new(move || {
+        // Seen by the snapshot, and not seen.
+        writer.put(3, 33).unconditional().commit().unwrap();
+        writer.put(0, 100).unconditional().commit().unwrap();
+    })));
+    store.snapshot().unwrap();
+    let lost = copy(&disk);
+    files(&lost, ".log").iter().for_each(|name| lost.remove(name).unwrap());
+    assert!(open(&lost).is_err());
+    let (target, told) = repaired(&lost);
+    assert_eq!(told.missing, [5..=6]);
+    let store = open(&target).unwrap();
+    let rows = store.declare::<u64, u64>("rows").codec(Calling).open().unwrap();
+    assert_eq!(*rows.get(3).unwrap().unwrap(), 33);
+    let next = rows.put(9, 9).unconditional().commit().unwrap().version();
+    assert_eq!(next.get(), 7, "numbering goes on above all that is known of");
 }
