@@ -160,7 +160,8 @@ pub struct Repaired {
     /// Ranges of files that are not in the new store; they are in the file beside it. Not all of
     /// them were needed.
     pub dropped: Vec<Dropped>,
-    /// Versions whose commits were not found, or that were never given out.
+    /// Versions that are neither in the log nor in a whole snapshot. Some may never have been given
+    /// out, others be in what is left of a damaged snapshot.
     pub missing: Vec<RangeInclusive<u64>>,
 }
 

@@ -202,7 +202,8 @@ impl<'a> Salvage<'a> {
             self.segment(number)?;
             meter.add(len);
         }
-        self.expect(self.end + 1);
+        // What a snapshot knows of, and the log should have had.
+        self.expect(self.last_version() + 1);
         Ok(())
     }
 

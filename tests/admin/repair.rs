@@ -196,7 +196,15 @@ fn g10_damaged_snapshots_give_what_is_left_of_them() {
         assert!(open(&damaged).is_err());
         let (target, told) = repaired(&damaged);
         assert_eq!(picture(&target), expected, "{told:?}");
+        // That these parts are all there were cannot be told.
+        assert_eq!((told.missing.len(), *told.missing[0].start()), (1, 1), "{told:?}");
     }
+    // And when there is no log.
+    let alone = copy(&intact);
+    files(&alone, ".log").iter().for_each(|name| alone.remove(name).unwrap());
+    snapshots.iter().for_each(|name| assert!(alone.damage(name, seal)));
+    let (_, told) = repaired(&alone);
+    assert_eq!(told.missing, [1..=told.written.last_version]);
     // Both blocks are gone, and the log that had the names: what is left has no name.
     let damaged = copy(&intact);
     snapshots.iter().for_each(|name| assert!(damaged.damage(name, block)));

@@ -22,9 +22,9 @@ impl Bar {
     }
 
     pub(crate) fn show(&self, Progress { phase, done, total, .. }: Progress) {
-        self.0.set_message(phase.to_string());
         self.0.set_length(total);
         self.0.set_position(done);
+        self.0.set_message(phase.to_string());
     }
 
     /// Shows how much of the file has been read.

@@ -116,16 +116,15 @@ impl Repair {
         let repaired = admin::repair(&self.data, &self.to, &|now| bar.show(now));
         bar.clear();
         let repaired = repaired.map_err(|error| format!("nothing is repaired: {error}"))?;
-        let mut text = format!(
+        for Dropped { file, offset, len, why, .. } in &repaired.dropped {
+            say(&format!("Dropped {len} bytes of {file} at byte {offset}: {why}\n"));
+        }
+        say(&format!(
             "Repaired {} to {}, with {} commits of the log: ",
             self.data.display(),
             self.to.display(),
             repaired.commits,
-        );
-        for Dropped { file, offset, len, why, .. } in &repaired.dropped {
-            text.insert_str(0, &format!("Dropped {len} bytes of {file} at byte {offset}: {why}\n"));
-        }
-        say(&text);
+        ));
         tell(&repaired.written);
         if !repaired.dropped.is_empty() {
             let to: PathBuf = self.to.components().collect();
@@ -139,7 +138,8 @@ impl Repair {
                     .map(|range| format!("{} to {}", range.start(), range.end()))
                     .collect();
                 say(&format!(
-                    "Missing are versions {}; some of them may never have been given out.\n",
+                    "Missing are versions {}; some may never have been given out, or be in what is \
+                     left of a damaged snapshot.\n",
                     ranges.join(", ")
                 ));
             }
