@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a test is a crate of its own")]
 
 mod backup;
+mod chance;
 mod dump;
 mod repair;
 mod support;
