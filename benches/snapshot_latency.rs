@@ -6,13 +6,11 @@
 mod support;
 
 use std::path::Path;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use ifmatch::{Collection, Store};
+use ifmatch::{Collection, Durability, Store};
 use support::race;
 
 const ENTITIES: u64 = 300_000;
@@ -47,20 +45,16 @@ fn main() {
     }
 }
 
-/// What is not waited for is durable with the next commit that is.
+/// A store that was filled without waiting for the disk.
 fn fill(path: &Path) -> Store {
-    let store = Store::builder().snapshot_after(u64::MAX).open(path).unwrap();
+    let builder = || Store::builder().snapshot_after(u64::MAX);
+    let store = builder().durability(Durability::None).open(path).unwrap();
     let rows: Rows = store.collection("rows").unwrap();
     for key in 0..ENTITIES {
-        let create = rows.create(key, format!("{key:0128}"));
-        if key % 10_000 == 9_999 {
-            create.commit().unwrap();
-        } else {
-            let mut context = Context::from_waker(Waker::noop());
-            let _ = pin!(create.into_future()).poll(&mut context);
-        }
+        rows.create(key, format!("{key:0128}")).commit().unwrap();
     }
-    store
+    store.close().unwrap();
+    builder().open(path).unwrap()
 }
 
 fn put(rows: &Rows, random: &mut fastrand::Rng) {

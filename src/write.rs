@@ -265,8 +265,9 @@ where
     }
 }
 
-/// A write being awaited, on any runtime. Acts when it is first polled; dropping it later does
-/// not undo the write. Never blocks on the disk.
+/// A write being awaited, on any runtime. Acts when it is first polled, or, if the log has no room
+/// for its record then, when it is polled after there is; dropping it later does not undo the
+/// write, dropping it before leaves nothing. Never blocks on the disk.
 #[must_use = "futures do nothing unless polled"]
 pub struct WriteFuture<'a, K, V, O> {
     state: FutureState<'a, K, V>,
