@@ -262,10 +262,11 @@ impl Attempts {
     /// between the shortest and three times the last one. Returns when it is over.
     fn pause(&mut self, store: &Inner) -> Duration {
         let RetryPolicy { pause_min, pause_max, .. } = self.policy;
-        let most = (self.last_pause * 3).clamp(pause_min, pause_max.max(pause_min));
+        let most = self.last_pause.saturating_mul(3).clamp(pause_min, pause_max.max(pause_min));
         let spread = (most - pause_min).as_nanos() as u64;
         let drawn = Duration::from_nanos(store.random.lock().u64(0..=spread));
-        self.last_pause = pause_min + drawn;
-        store.clock.monotonic() + self.last_pause.min(self.left(store))
+        self.last_pause = pause_min.saturating_add(drawn);
+        let wait = self.last_pause.min(self.left(store));
+        store.clock.monotonic().saturating_add(wait)
     }
 }

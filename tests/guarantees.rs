@@ -266,6 +266,20 @@ fn g7_update_is_bounded_and_tells_what_it_spent() {
 }
 
 #[test]
+fn g7_pauses_as_long_as_time_end_with_the_budget() {
+    let longest = Duration::MAX;
+    let policy = RetryPolicy { pause_min: longest, pause_max: longest, ..RetryPolicy::default() };
+    let clock = Arc::new(ManualClock::new(UNIX_EPOCH));
+    let store = Store::builder().clock(clock).in_memory();
+    let counters = store.collection::<u8, u64>("counters").unwrap();
+    counters.create(1, 0).commit().unwrap();
+    // Somebody else is faster each time.
+    let overtaken = |_: &mut u64| drop(counters.put(1, 7).unconditional().commit().unwrap());
+    let refused = counters.update(1, overtaken).retry(policy).commit().unwrap_err();
+    assert_eq!(refused.conflict().unwrap().reason(), Reason::Contended);
+}
+
+#[test]
 fn g7_update_is_bounded_in_time() {
     let clock = Arc::new(ManualClock::new(SystemTime::now()));
     for configuration in common::configurations() {
