@@ -1,9 +1,12 @@
 //! Every byte of a small store flipped and every file cut at every length: found, or harmless.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use common::report;
 use ifmatch::testing::{Disk, MemoryDisk};
 use ifmatch::{Collection, Error, Store};
 
@@ -135,7 +138,9 @@ fn g10_every_flipped_byte_is_found_or_was_never_durable_or_is_no_data() {
                 }
             }
         }
-        println!("closed: {closed}; {found} flips found, {harmless} harmless, {cut} cut a frame");
+        report(format_args!(
+            "closed: {closed}; {found} flips found, {harmless} harmless, {cut} cut a frame"
+        ));
         assert!(found > 1_000 && (cut > 0) != closed);
     }
 }
@@ -157,7 +162,9 @@ fn g10_every_file_cut_at_every_length_is_found_or_a_torn_tail_or_harmless() {
                 }
             }
         }
-        println!("closed: {closed}; {found} cuts found, {harmless} harmless, {cut} as a torn tail");
+        report(format_args!(
+            "closed: {closed}; {found} cuts found, {harmless} harmless, {cut} as a torn tail"
+        ));
         assert!(found > 500 && cut > 100);
     }
 }

@@ -95,3 +95,11 @@ pub fn block_on<F: IntoFuture>(future: F) -> F::Output {
         }
     }
 }
+
+/// Prints a line in spite of libtest, which keeps what tests print to itself: what was tried is to
+/// be seen in CI.
+pub fn report(line: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").unwrap();
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ifmatch::testing::{Crash, Disk, MemoryDisk, Names, PowerCut, Unsynced};
 
+use crate::common::report;
 use crate::history::{History, Knowledge, Violation};
 use crate::life::{Plan, Style, live};
 
@@ -136,9 +137,9 @@ impl Campaign {
     pub fn finish(self, what: &str, injected: u64) {
         let Campaign { cuts, openings, violations, .. } = self;
         let count = violations.len();
-        println!(
+        report(format_args!(
             "{what}: {cuts} crashes, {injected} faults, {openings} openings, {count} violations"
-        );
+        ));
         let first: Vec<_> = violations.iter().take(5).collect();
         assert!(violations.is_empty(), "{first:#?}");
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use ifmatch::testing::{Disk, DiskFile, MemoryDisk};
 
 use crate::campaign::{Campaign, plain};
+use crate::common::report;
 use crate::faults::sync_faults;
 use crate::life::{Plan, Style};
 
@@ -147,7 +148,7 @@ fn is_found(campaign: Campaign, as_what: &str, run: impl Fn(&mut Campaign)) {
     let found: Vec<_> = violations.iter().filter(|found| found.contains(as_what)).collect();
     let first = found.first().unwrap_or_else(|| panic!("only {:#?}", violations.first()));
     let (all, count) = (violations.len(), found.len());
-    println!("{count} of {all} violations in {cuts} crashes, such as: {first}");
+    report(format_args!("{count} of {all} violations in {cuts} crashes, such as: {first}"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use ifmatch::testing::{Crash, MemoryDisk, PowerCut};
 use ifmatch::{Collection, Durability, Store, Version};
 
 use crate::campaign::{power_cuts, rounds};
+use crate::common::report;
 
 const COLLECTIONS: usize = 2;
 const KEYS: u64 = 5;
@@ -211,6 +212,6 @@ fn g2_g3_without_sync_a_crash_takes_back_the_latest_commits_alone() {
             count += crashes(durability, seed, 40);
         }
     }
-    println!("without sync: {count} crashes");
+    report(format_args!("without sync: {count} crashes"));
     assert!(count > 5_000);
 }
