@@ -21,7 +21,7 @@ use crate::log::waiters::{NEXT, Ticket, Waiters};
 use crate::log::writer::{SEAL, SegmentWriter};
 use crate::options::Durability;
 use crate::service::Service;
-use crate::sync::{AtomicU64, Mutex, Ordering, parker, wake_all};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, Parker, parker, wake_all};
 
 pub(crate) struct Log {
     pub(super) open: CachePadded<Mutex<Open>>,
@@ -166,16 +166,9 @@ impl Log {
             if let Some(room) = self.try_reserve(payload)? {
                 return Ok(room);
             }
-            let mut queue = self.queue.lock();
+            let queue = self.queue.lock();
             self.check_room(&queue, &mut ticket, payload)?;
-            if let Some(writer) = queue.writer.take() {
-                drop(queue);
-                self.lead(writer);
-            } else {
-                queue.waiters.enlist(&mut ticket, NEXT, parker.waker().clone(), true);
-                drop(queue);
-                parker.park(None);
-            }
+            self.lead_or_wait(queue, &mut ticket, NEXT, &parker);
         }
     }
 
@@ -191,19 +184,13 @@ impl Log {
         }
         // Cloning and dropping a waker may run code of the caller's runtime: not under the lock.
         let waker = waker.clone();
-        let mut queue = self.queue.lock();
+        let queue = self.queue.lock();
         // A leader may have been done meanwhile, and asks once what is wanted.
         if let Some(room) = self.try_reserve(payload)? {
             return Poll::Ready(Ok(room));
         }
         self.check_room(&queue, ticket, payload)?;
-        let replaced = queue.waiters.enlist(ticket, NEXT, waker, false);
-        let nobody_leads = queue.writer.is_some();
-        drop(queue);
-        drop(replaced);
-        if nobody_leads {
-            self.service.lead();
-        }
+        self.wake_later(queue, ticket, NEXT, waker);
         Poll::Pending
     }
 
@@ -314,20 +301,49 @@ impl Log {
         let parker = parker();
         let mut ticket = Ticket::default();
         while reached.load(Ordering::Acquire) < version {
-            let mut queue = self.queue.lock();
+            let queue = self.queue.lock();
             if let Poll::Ready(answer) = answer(&queue, reached, version) {
                 return answer;
             }
-            if let Some(writer) = queue.writer.take() {
-                drop(queue);
-                self.lead(writer);
-            } else {
-                queue.waiters.enlist(&mut ticket, version, parker.waker().clone(), true);
-                drop(queue);
-                parker.park(None);
-            }
+            self.lead_or_wait(queue, &mut ticket, version, &parker);
         }
         Ok(())
+    }
+
+    /// Leads if nobody does; else sleeps until woken.
+    fn lead_or_wait(
+        &self,
+        mut queue: MutexGuard<'_, Queue>,
+        ticket: &mut Ticket,
+        version: u64,
+        parker: &Parker,
+    ) {
+        if let Some(writer) = queue.writer.take() {
+            drop(queue);
+            self.lead(writer);
+        } else {
+            queue.waiters.enlist(ticket, version, parker.waker().clone(), true);
+            drop(queue);
+            parker.park(None);
+        }
+    }
+
+    /// Has the future woken, and the service thread lead if nobody does.
+    fn wake_later(
+        &self,
+        mut queue: MutexGuard<'_, Queue>,
+        ticket: &mut Ticket,
+        version: u64,
+        waker: Waker,
+    ) {
+        let replaced = queue.waiters.enlist(ticket, version, waker, false);
+        // A leader that is at work sees `for_service` when it is done.
+        let nobody_leads = queue.writer.is_some();
+        drop(queue);
+        drop(replaced);
+        if nobody_leads {
+            self.service.lead();
+        }
     }
 
     /// As [`wait`](Log::wait), for a future: never blocks on the disk.
@@ -341,17 +357,10 @@ impl Log {
             return Poll::Ready(Ok(()));
         }
         let waker = waker.clone();
-        let mut queue = self.queue.lock();
+        let queue = self.queue.lock();
         let answer = answer(&queue, self.shown(), version);
         if answer.is_pending() {
-            let replaced = queue.waiters.enlist(ticket, version, waker, false);
-            // A leader that is at work sees `for_service` when it is done.
-            let nobody_leads = queue.writer.is_some();
-            drop(queue);
-            drop(replaced);
-            if nobody_leads {
-                self.service.lead();
-            }
+            self.wake_later(queue, ticket, version, waker);
         }
         answer
     }

@@ -14,7 +14,7 @@ mod loom;
 use self::loom as imp;
 
 pub(crate) use imp::{
-    AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, RwLock, RwLockWriteGuard,
+    AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Parker, RwLock, RwLockWriteGuard,
     hash_seed, parker, spawn,
 };
 
