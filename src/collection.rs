@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::codec::Encoding;
 use crate::entity::{Entity, Metadata, Record};
 use crate::error::{Error, Result};
-use crate::key::{AsKey, AsPrefix, Key, text_of};
+use crate::key::{AsKey, AsPrefix, Key, KeyType};
 use crate::map::{KeyBuf, Map};
 use crate::parallel::in_parts;
 use crate::recovery::StoredCollection;
@@ -43,6 +43,7 @@ pub struct Collection<K, V> {
 pub(crate) struct CollectionState<V> {
     pub(crate) id: u32,
     pub(crate) name: Arc<str>,
+    pub(crate) keys: KeyType,
     pub(crate) map: Map<V>,
     pub(crate) encoding: Encoding<V>,
     /// Whether the log knows the name. Set under the lock of the log.
@@ -248,27 +249,33 @@ impl<K: Key, V: Send + Sync + 'static> Iterator for Range<K, V> {
 
 impl<V: 'static> CollectionState<V> {
     /// Where something is, for messages.
-    pub(crate) fn place<K: Key>(&self, key: &[u8]) -> String {
-        format!("{}/{}", self.name, text_of::<K>(key))
+    pub(crate) fn place(&self, key: &[u8]) -> String {
+        format!("{}/{}", self.name, self.text(key))
+    }
+
+    /// The key as text.
+    pub(crate) fn text(&self, key: &[u8]) -> String {
+        (self.keys.text)(key)
     }
 
     pub(crate) fn new(
         id: u32,
         name: &str,
+        keys: KeyType,
         stripes: usize,
         deletions: usize,
         stored: bool,
         encoding: Encoding<V>,
     ) -> CollectionState<V> {
         let (map, announced) = (Map::new(stripes, deletions), AtomicBool::new(stored));
-        CollectionState { id, name: name.into(), map, encoding, announced }
+        CollectionState { id, name: name.into(), keys, map, encoding, announced }
     }
 
     /// Takes over what is stored, decoded.
     ///
     /// # Errors
     /// [`Error::Decode`].
-    pub(crate) fn load<K: Key>(&self, stored: &StoredCollection) -> Result<()>
+    pub(crate) fn load(&self, stored: &StoredCollection) -> Result<()>
     where
         V: Send + Sync,
     {
@@ -277,7 +284,7 @@ impl<V: 'static> CollectionState<V> {
             let decode = |(key, metadata, value): &(&KeyBuf, &Metadata, &[u8])| {
                 let value = self.encoding.codec.decode(value).map_err(|detail| Error::Decode {
                     collection: Arc::clone(&self.name),
-                    key: text_of::<K>(key),
+                    key: self.text(key),
                     detail,
                 })?;
                 let metadata = Metadata::clone(metadata);

@@ -11,7 +11,6 @@ use crate::collection::CollectionState;
 use crate::conflict::{Conflict, Current, Deletion, Effort, Reason};
 use crate::entity::{Actor, Entity, Metadata, Previous, Record};
 use crate::error::{Error, Limit, Result};
-use crate::key::{Key, text_of};
 use crate::log::{Room, Stamp};
 use crate::map::{Garbage, Install, State};
 use crate::options::Limits;
@@ -98,14 +97,14 @@ impl<V> Written<V> {
 }
 
 impl<V: 'static> Prepared<V> {
-    pub(crate) fn delete<K: Key>(
+    pub(crate) fn delete(
         store: &Inner,
         collection: &CollectionState<V>,
         key: &[u8],
         actor: Option<Actor>,
         preconditions: Preconditions,
     ) -> Prepared<V> {
-        let payload = payload_at_most::<K, V>(store, collection, key, 0, actor.as_ref());
+        let payload = payload_at_most(store, collection, key, 0, actor.as_ref());
         Prepared { change: Change::Delete, actor, preconditions, payload }
     }
 
@@ -113,7 +112,7 @@ impl<V: 'static> Prepared<V> {
     ///
     /// # Errors
     /// [`Error::Encode`] and [`Error::Limit`].
-    pub(crate) fn put<K: Key>(
+    pub(crate) fn put(
         store: &Inner,
         collection: &CollectionState<V>,
         key: &[u8],
@@ -122,18 +121,18 @@ impl<V: 'static> Prepared<V> {
         preconditions: Preconditions,
     ) -> Result<Prepared<V>> {
         let encoded = match store.journal.keeps_records() {
-            true => collection.encode::<K>(&store.limits, key, &record.value)?,
+            true => collection.encode(&store.limits, key, &record.value)?,
             false => Vec::new(),
         };
         let value = encoded.len();
-        let payload = payload_at_most::<K, V>(store, collection, key, value, actor.as_ref());
+        let payload = payload_at_most(store, collection, key, value, actor.as_ref());
         let change = Change::Put { record, encoded };
         Ok(Prepared { change, actor, preconditions, payload })
     }
 }
 
 /// Bytes that the record of one write may take.
-fn payload_at_most<K: Key, V>(
+fn payload_at_most<V>(
     store: &Inner,
     collection: &CollectionState<V>,
     key: &[u8],
@@ -145,7 +144,11 @@ fn payload_at_most<K: Key, V>(
     }
     let announcement = match collection.announced.load(Ordering::Relaxed) {
         true => 0,
-        false => collection.name.len() + K::kind().len() + collection.encoding.codec_name.len(),
+        false => {
+            collection.name.len()
+                + collection.keys.kind.len()
+                + collection.encoding.codec_name.len()
+        }
     };
     let actor = actor.map_or(0, |actor| actor.as_str().len());
     key.len() + value + actor + announcement + record::NUMBERS_AT_MOST
@@ -156,13 +159,13 @@ impl<V: 'static> CollectionState<V> {
     ///
     /// # Errors
     /// [`Error::Encode`] and [`Error::Limit`].
-    pub(crate) fn encode<K: Key>(&self, limits: &Limits, key: &[u8], value: &V) -> Result<Vec<u8>> {
+    pub(crate) fn encode(&self, limits: &Limits, key: &[u8], value: &V) -> Result<Vec<u8>> {
         let encoded = self.encoding.encode(value).map_err(|detail| Error::Encode {
             collection: Arc::clone(&self.name),
-            key: text_of::<K>(key),
+            key: self.text(key),
             detail,
         })?;
-        limits.check(Limit::ValueBytes, encoded.len(), || self.place::<K>(key))?;
+        limits.check(Limit::ValueBytes, encoded.len(), || self.place(key))?;
         Ok(encoded)
     }
 
@@ -171,7 +174,7 @@ impl<V: 'static> CollectionState<V> {
     ///
     /// # Errors
     /// [`Error::Closed`] and [`Error::Poisoned`]; nothing was written then.
-    pub(crate) fn attempt<K: Key>(
+    pub(crate) fn attempt(
         &self,
         store: &Inner,
         key: &[u8],
@@ -191,7 +194,7 @@ impl<V: 'static> CollectionState<V> {
             let decided_at = store.now();
             return Ok(Attempt::Refused(Refused { unmet, newest, decided_at, change }));
         }
-        let payload = |bytes: &mut Vec<u8>| self.log::<K>(bytes, key, &change, actor.as_ref());
+        let payload = |bytes: &mut Vec<u8>| self.log(bytes, key, &change, actor.as_ref());
         let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
         let (state, written) = change.land(newest, stamp, actor);
         let durable = durable.load(Ordering::Acquire);
@@ -201,18 +204,12 @@ impl<V: 'static> CollectionState<V> {
     }
 
     /// Writes the record of a change, and the collection's name before its first one.
-    fn log<K: Key>(
-        &self,
-        bytes: &mut Vec<u8>,
-        key: &[u8],
-        change: &Change<V>,
-        actor: Option<&Actor>,
-    ) {
+    fn log(&self, bytes: &mut Vec<u8>, key: &[u8], change: &Change<V>, actor: Option<&Actor>) {
         // The lock of the log orders this: no record of the collection comes before its name.
         let known = self.announced.swap(true, Ordering::Relaxed);
         record::begin(bytes, actor.map(Actor::as_str), if known { 1 } else { 2 });
         if !known {
-            self.announce::<K>(bytes);
+            self.announce(bytes);
         }
         let value = match change {
             Change::Put { encoded, .. } => Some(&encoded[..]),
@@ -222,16 +219,16 @@ impl<V: 'static> CollectionState<V> {
     }
 
     /// Writes what the catalog says of the collection.
-    pub(crate) fn announce<K: Key>(&self, bytes: &mut Vec<u8>) {
-        let entry = self.entry::<K>().encode();
+    pub(crate) fn announce(&self, bytes: &mut Vec<u8>) {
+        let entry = self.entry().encode();
         let (key, value) = (self.name.as_bytes(), Some(&entry[..]));
         LoggedWrite { collection: CATALOG, key, value }.encode(bytes);
     }
 
-    pub(crate) fn entry<K: Key>(&self) -> CatalogEntry {
+    pub(crate) fn entry(&self) -> CatalogEntry {
         let Encoding { schema, codec_name, .. } = &self.encoding;
         let (schema, codec) = (*schema, codec_name.clone());
-        CatalogEntry { id: self.id, key_kind: K::kind(), schema, codec }
+        CatalogEntry { id: self.id, key_kind: self.keys.kind.clone(), schema, codec }
     }
 }
 
@@ -283,7 +280,7 @@ impl<V: Send + Sync + 'static> Refused<V> {
     }
 
     /// The refusal as its caller gets it (G4).
-    pub(crate) fn into_conflict<K: Key>(
+    pub(crate) fn into_conflict(
         self,
         store: &Inner,
         collection: &CollectionState<V>,
@@ -311,7 +308,7 @@ impl<V: Send + Sync + 'static> Refused<V> {
         let conflict = Conflict {
             reason,
             collection: Arc::clone(&collection.name),
-            key: text_of::<K>(key),
+            key: collection.text(key),
             lineage: store.lineage,
             unmet,
             current,

@@ -324,6 +324,20 @@ tuple_keys!((A, ByA, 0), (B, ByB, 1));
 tuple_keys!((A, ByA, 0), (B, ByB, 1), (C, ByC, 2));
 tuple_keys!((A, ByA, 0), (B, ByB, 1), (C, ByC, 2), (D, ByD, 3));
 
+/// The type of the keys of a collection, where only their bytes are about.
+pub(crate) struct KeyType {
+    /// The name of the type.
+    pub(crate) kind: String,
+    /// The text of the key that these bytes are.
+    pub(crate) text: fn(&[u8]) -> String,
+}
+
+impl KeyType {
+    pub(crate) fn of<K: Key>() -> KeyType {
+        KeyType { kind: K::kind(), text: text_of::<K> }
+    }
+}
+
 /// The text of the key that these bytes are; bytes that are none print as hexadecimal.
 pub(crate) fn text_of<K: Key>(bytes: &[u8]) -> String {
     match K::decode(bytes) {

@@ -7,7 +7,6 @@ use crate::codec::{Codec, Encoding};
 use crate::collection::CollectionState;
 use crate::entity::{Actor, Metadata, Previous, Record};
 use crate::error::{Error, Limit, Result};
-use crate::key::{Key, text_of};
 use crate::map::KeyBuf;
 use crate::record::{self, CatalogEntry, LoggedWrite};
 use crate::recovery::StoredCollection;
@@ -63,13 +62,13 @@ impl<'a, V: 'static> Migration<'a, V> {
     /// # Errors
     /// [`Error::Decode`], [`Error::Encode`], [`Error::Limit`], [`Error::Closed`] and
     /// [`Error::Poisoned`]. Nothing has been written then, unless the last says otherwise.
-    pub(crate) fn run<K: Key>(
+    pub(crate) fn run(
         &mut self,
         store: &Inner,
         state: &CollectionState<V>,
         stored: &StoredCollection,
     ) -> Result<()> {
-        let (payload, migrated) = self.convert_all::<K>(store, state, stored)?;
+        let (payload, migrated) = self.convert_all(store, state, stored)?;
         let room = store.journal.reserve(payload.len())?;
         let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&payload);
         let stamp = store.journal.append(&*store.clock, false, room, write)?;
@@ -87,7 +86,7 @@ impl<'a, V: 'static> Migration<'a, V> {
     }
 
     /// The record of the migration, and the new values.
-    fn convert_all<'s, K: Key>(
+    fn convert_all<'s>(
         &mut self,
         store: &Inner,
         state: &CollectionState<V>,
@@ -99,16 +98,16 @@ impl<'a, V: 'static> Migration<'a, V> {
         live.sort_unstable_by_key(|(key, ..)| *key);
         let mut payload = Vec::new();
         record::begin(&mut payload, Some(ACTOR), live.len() as u64 + 1);
-        state.announce::<K>(&mut payload);
+        state.announce(&mut payload);
         let mut migrated = Vec::with_capacity(live.len());
         for (key, metadata, bytes) in live {
-            let (collection, text) = (|| Arc::clone(&state.name), || text_of::<K>(key));
+            let (collection, text) = (|| Arc::clone(&state.name), || state.text(key));
             let value = (self.convert)(bytes).map_err(|detail| Error::Decode {
                 collection: collection(),
                 key: text(),
                 detail,
             })?;
-            let encoded = state.encode::<K>(&store.limits, key, &value)?;
+            let encoded = state.encode(&store.limits, key, &value)?;
             LoggedWrite { collection: state.id, key, value: Some(&encoded) }.encode(&mut payload);
             let place = || state.name.as_ref().to_owned();
             store.limits.check(Limit::MigrationBytes, payload.len(), place)?;

@@ -137,7 +137,7 @@ where
             Step::Absent => {
                 let rests_on = seen.version();
                 let refused = Refused::absent(seen, store.now());
-                let answer = Err(refused.into_conflict::<K>(store, state, &self.key, None));
+                let answer = Err(refused.into_conflict(store, state, &self.key, None));
                 return Ok(Phase::answer(answer, rests_on));
             }
         };
@@ -149,11 +149,9 @@ where
         let prepared = match (compute, seen.live()) {
             (Compute::Put(value), _) => {
                 let record = Record::unplaced(value);
-                Prepared::put::<K>(store, state, key, record, actor, unchanged)?
+                Prepared::put(store, state, key, record, actor, unchanged)?
             }
-            (Compute::Delete, Some(_)) => {
-                Prepared::delete::<K>(store, state, key, actor, unchanged)
-            }
+            (Compute::Delete, Some(_)) => Prepared::delete(store, state, key, actor, unchanged),
             (Compute::Abort, _) | (Compute::Delete, None) => {
                 let entity = seen.live().map(|record| Entity::new(Arc::clone(record)));
                 return Ok(Phase::answer(Ok(Computed::Aborted(entity)), seen.version()));
@@ -168,7 +166,7 @@ where
     /// What keeps the change from being tried at all.
     pub(crate) fn attempt(&mut self, prepared: Prepared<V>, room: Room<'_>) -> Result<Phase<V>> {
         let Collection { store, state, .. } = self.collection;
-        let attempt = state.attempt::<K>(store, &self.key, prepared, room, self.by_future)?;
+        let attempt = state.attempt(store, &self.key, prepared, room, self.by_future)?;
         Ok(self.conclude(attempt))
     }
 
@@ -191,7 +189,7 @@ where
         if self.attempts.are_spent(store) {
             let effort = Some(self.attempts.effort(store));
             let state = &self.collection.state;
-            let answer = Err(refused.into_conflict::<K>(store, state, &self.key, effort));
+            let answer = Err(refused.into_conflict(store, state, &self.key, effort));
             return Phase::answer(answer, rests_on);
         }
         self.after_loss(refused)

@@ -1,12 +1,10 @@
 //! What a snapshot sees of a collection that is open.
 
-use std::marker::PhantomData;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::collection::CollectionState;
 use crate::error::{Error, Result};
-use crate::key::{Key, text_of};
 use crate::map::State;
 use crate::snapshot::entry::Entry;
 use crate::snapshot::{Emit, Source};
@@ -16,18 +14,11 @@ use crate::sync::{AtomicU64, Ordering};
 const PORTION: usize = 128;
 
 /// A collection whose types are hidden behind [`Source`].
-pub(crate) struct Typed<K, V> {
-    state: Arc<CollectionState<V>>,
-    key: PhantomData<fn() -> K>,
+pub(crate) struct Typed<V> {
+    pub(crate) state: Arc<CollectionState<V>>,
 }
 
-impl<K, V> Typed<K, V> {
-    pub(crate) fn new(state: Arc<CollectionState<V>>) -> Typed<K, V> {
-        Typed { state, key: PhantomData }
-    }
-}
-
-impl<K: Key, V: Send + Sync + 'static> Source for Typed<K, V> {
+impl<V: Send + Sync + 'static> Source for Typed<V> {
     fn is_announced(&self) -> bool {
         self.state.announced.load(Ordering::Relaxed)
     }
@@ -64,12 +55,12 @@ impl<K: Key, V: Send + Sync + 'static> Source for Typed<K, V> {
     }
 }
 
-impl<K: Key, V: 'static> Typed<K, V> {
+impl<V: 'static> Typed<V> {
     /// Checked to read back, as every write was: the log that has the bytes is going to go.
     fn encode(&self, key: &[u8], value: &V) -> Result<Vec<u8>> {
         self.state.encoding.encode(value).map_err(|detail| Error::Encode {
             collection: Arc::clone(&self.state.name),
-            key: text_of::<K>(key),
+            key: self.state.text(key),
             detail,
         })
     }

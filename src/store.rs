@@ -17,7 +17,7 @@ use crate::declare::CollectionBuilder;
 use crate::disk::Disk;
 use crate::error::{Error, Limit, Result};
 use crate::journal::{Counter, Journal};
-use crate::key::Key;
+use crate::key::{Key, KeyType};
 use crate::log::Log;
 use crate::migration::{Migration, check_codec};
 use crate::options::{Limits, RetryPolicy, StoreBuilder};
@@ -223,7 +223,8 @@ impl Store {
         if !is_collection_name(name) {
             return Err(Error::CollectionName(name.to_owned()));
         }
-        let types = format!("{} -> {}", K::kind(), std::any::type_name::<V>());
+        let keys = KeyType::of::<K>();
+        let types = format!("{} -> {}", keys.kind, std::any::type_name::<V>());
         let inner = &*self.inner;
         let (id, stored, migration) = {
             let mut registry = inner.registry_without_migration(name)?;
@@ -234,7 +235,7 @@ impl Store {
             let taken = registry.next_id as usize - 1;
             let wanted = if known { 0 } else { taken + 1 };
             inner.limits.check(Limit::Collections, wanted, || name.to_owned())?;
-            let (id, stored) = registry.id_of(name, &K::kind())?;
+            let (id, stored) = registry.id_of(name, &keys.kind)?;
             let migration = match registry.catalog.get(name) {
                 Some(entry) => Migration::choose(migrations, name, entry, &encoding)?,
                 None => None,
@@ -249,23 +250,23 @@ impl Store {
         // it opened counts, and this is dropped.
         let (stripes, deletions) = (inner.stripes, inner.limits.deletions);
         let known = stored.is_some();
-        let state = CollectionState::new(id, name, stripes, deletions, known, encoding);
+        let state = CollectionState::new(id, name, keys, stripes, deletions, known, encoding);
         let stored = stored.unwrap_or_default();
-        let entry = state.entry::<K>();
+        let entry = state.entry();
         let mut migrated = None;
         let under_way = match migration {
             None => {
-                state.load::<K>(&stored)?;
+                state.load(&stored)?;
                 None
             }
             Some((migration, under_way)) => {
-                migration.run::<K>(inner, &state, &stored)?;
+                migration.run(inner, &state, &stored)?;
                 migrated = Some(entry.clone());
                 Some(under_way)
             }
         };
         let state = Arc::new(state);
-        let source = Arc::new(Typed::<K, V>::new(Arc::clone(&state)));
+        let source = Arc::new(Typed { state: Arc::clone(&state) });
         let opened: Arc<dyn Any + Send + Sync> = state.clone();
         // A migration that began meanwhile is not overtaken: what is written to a collection that
         // was opened before would be in the old schema, behind the record that says otherwise.

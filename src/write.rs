@@ -243,7 +243,7 @@ where
         let prepared = request.prepare()?;
         let room = collection.store.journal.reserve(prepared.payload)?;
         let Collection { store, state, .. } = collection;
-        let attempt = state.attempt::<K>(store, &key, prepared, room, false)?;
+        let attempt = state.attempt(store, &key, prepared, room, false)?;
         let durable = collection.store.journal.wait(attempt.rests_on());
         durable.map_err(|error| attempt.lost(error))?;
         finish::<K, V, O>(collection, &key, attempt)
@@ -311,7 +311,7 @@ where
                         this.state = FutureState::Prepared { collection, key, prepared };
                         return Poll::Pending;
                     };
-                    let attempt = state.attempt::<K>(store, &key, prepared, room?, true)?;
+                    let attempt = state.attempt(store, &key, prepared, room?, true)?;
                     this.ticket = Ticket::default();
                     this.state = FutureState::Waiting { collection, key, attempt };
                 }
@@ -348,7 +348,7 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
         check_request(self.collection, &self.key, self.actor.as_ref())?;
         let count = |precondition: &Precondition| precondition.versions().len().max(1);
         let named = self.preconditions.iter().map(count).sum();
-        let place = || self.collection.state.place::<K>(&self.key);
+        let place = || self.collection.state.place(&self.key);
         self.collection.store.limits.check(Limit::Preconditions, named, place)
     }
 
@@ -360,8 +360,8 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
         let Request { collection, key, record, preconditions, actor } = self;
         let Collection { store, state, .. } = collection;
         match record {
-            Some(record) => Prepared::put::<K>(store, state, &key, record, actor, preconditions),
-            None => Ok(Prepared::delete::<K>(store, state, &key, actor, preconditions)),
+            Some(record) => Prepared::put(store, state, &key, record, actor, preconditions),
+            None => Ok(Prepared::delete(store, state, &key, actor, preconditions)),
         }
     }
 }
@@ -370,15 +370,15 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
 ///
 /// # Errors
 /// [`Limit`](crate::Error::Limit).
-pub(crate) fn check_request<K: Key, V: Send + Sync + 'static>(
+pub(crate) fn check_request<K, V: Send + Sync + 'static>(
     collection: &Collection<K, V>,
     key: &[u8],
     actor: Option<&Actor>,
 ) -> Result<()> {
     let limits = &collection.store.limits;
-    limits.check(Limit::KeyBytes, key.len(), || collection.name().to_owned())?;
+    limits.check(Limit::KeyBytes, key.len(), || collection.state.name.as_ref().to_owned())?;
     let actor = actor.map_or(0, |actor| actor.as_str().len());
-    limits.check(Limit::ActorBytes, actor, || collection.state.place::<K>(key))
+    limits.check(Limit::ActorBytes, actor, || collection.state.place(key))
 }
 
 /// What a kind of write returns. Sealed.
@@ -434,7 +434,7 @@ where
     match attempt {
         Attempt::Landed(landed) => Ok(O::output(landed)),
         Attempt::Refused(refused) => {
-            Err(refused.into_conflict::<K>(&collection.store, &collection.state, key, None))
+            Err(refused.into_conflict(&collection.store, &collection.state, key, None))
         }
     }
 }
