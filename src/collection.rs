@@ -171,7 +171,7 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
 }
 
 /// The first key behind all that begin with `prefix`; `None` if there is no end to them.
-fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut end = prefix.get(..=last)?.to_vec();
     *end.last_mut()? += 1;

@@ -8,11 +8,11 @@ use smallvec::SmallVec;
 use crate::clock::Timestamp;
 use crate::codec::Encoding;
 use crate::collection::CollectionState;
-use crate::conflict::{Conflict, Current, Deletion, Effort, Reason};
+use crate::conflict::{Conflict, Current, Deletion, Reason};
 use crate::entity::{Actor, Entity, Metadata, Previous, Record};
 use crate::error::{Error, Limit, Result};
 use crate::log::{Room, Stamp};
-use crate::map::{Garbage, Install, State};
+use crate::map::{Garbage, Install, KeyBuf, State};
 use crate::options::Limits;
 use crate::precondition::{Precondition, decide};
 use crate::record::{self, CATALOG, CatalogEntry, LoggedWrite};
@@ -33,7 +33,7 @@ pub(crate) struct Prepared<V> {
 /// The conditions of a write; the first that does not hold is reported.
 pub(crate) type Preconditions = SmallVec<[Precondition; 1]>;
 
-enum Change<V> {
+pub(crate) enum Change<V> {
     /// The record is not shared before it is installed. `encoded` is empty in memory.
     Put {
         record: Arc<Record<V>>,
@@ -132,7 +132,7 @@ impl<V: 'static> Prepared<V> {
 }
 
 /// Bytes that the record of one write may take.
-fn payload_at_most<V>(
+pub(crate) fn payload_at_most<V>(
     store: &Inner,
     collection: &CollectionState<V>,
     key: &[u8],
@@ -177,7 +177,7 @@ impl<V: 'static> CollectionState<V> {
     pub(crate) fn attempt(
         &self,
         store: &Inner,
-        key: &[u8],
+        key: &KeyBuf,
         prepared: Prepared<V>,
         room: Room<'_>,
         by_future: bool,
@@ -193,6 +193,9 @@ impl<V: 'static> CollectionState<V> {
             drop(locked);
             let decided_at = store.now();
             return Ok(Attempt::Refused(Refused { unmet, newest, decided_at, change }));
+        }
+        if newest.live().is_none() {
+            locked.list();
         }
         let payload = |bytes: &mut Vec<u8>| self.log(bytes, key, &change, actor.as_ref());
         let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
@@ -211,11 +214,7 @@ impl<V: 'static> CollectionState<V> {
         if !known {
             self.announce(bytes);
         }
-        let value = match change {
-            Change::Put { encoded, .. } => Some(&encoded[..]),
-            Change::Delete => None,
-        };
-        LoggedWrite { collection: self.id, key, value }.encode(bytes);
+        LoggedWrite { collection: self.id, key, value: change.encoded() }.encode(bytes);
     }
 
     /// Writes what the catalog says of the collection.
@@ -233,9 +232,16 @@ impl<V: 'static> CollectionState<V> {
 }
 
 impl<V> Change<V> {
+    pub(crate) fn encoded(&self) -> Option<&[u8]> {
+        match self {
+            Change::Put { encoded, .. } => Some(encoded),
+            Change::Delete => None,
+        }
+    }
+
     /// The first condition that does not hold. There is no deleting what is not there, whatever
     /// the conditions say.
-    fn decide(
+    pub(crate) fn decide(
         &self,
         preconditions: &[Precondition],
         current: Option<&Metadata>,
@@ -248,7 +254,12 @@ impl<V> Change<V> {
     }
 
     /// The state to install, and what the caller is told.
-    fn land(self, newest: &State<V>, stamp: Stamp, actor: Option<Actor>) -> (State<V>, Written<V>) {
+    pub(crate) fn land(
+        self,
+        newest: &State<V>,
+        stamp: Stamp,
+        actor: Option<Actor>,
+    ) -> (State<V>, Written<V>) {
         let written_at = stamp.written_at;
         let version = Version::new(stamp.version).unwrap_or(Version::FIRST);
         let replaced = newest.live().map(|record| record.metadata.version);
@@ -274,6 +285,15 @@ impl<V> Change<V> {
 }
 
 impl<V: Send + Sync + 'static> Refused<V> {
+    pub(crate) fn new(
+        unmet: Precondition,
+        newest: State<V>,
+        decided_at: Timestamp,
+        change: Option<Change<V>>,
+    ) -> Refused<V> {
+        Refused { unmet, newest, decided_at, change: change.unwrap_or(Change::Delete) }
+    }
+
     /// The refusal of a change that needs an entity where there is none.
     pub(crate) fn absent(newest: State<V>, decided_at: Timestamp) -> Refused<V> {
         Refused { unmet: Precondition::Exists, newest, decided_at, change: Change::Delete }
@@ -285,8 +305,7 @@ impl<V: Send + Sync + 'static> Refused<V> {
         store: &Inner,
         collection: &CollectionState<V>,
         key: &[u8],
-        effort: Option<Effort>,
-    ) -> Error {
+    ) -> Conflict {
         let Refused { unmet, newest, decided_at, change } = self;
         let (current, deletion) = match newest {
             State::Vacant => (None, None),
@@ -297,15 +316,12 @@ impl<V: Send + Sync + 'static> Refused<V> {
             }
         };
         let metadata = current.as_ref().map(|current| &current.metadata);
-        let reason = match effort {
-            Some(_) => Reason::Contended,
-            None => Reason::of(&unmet, metadata, deletion.is_some()),
-        };
+        let reason = Reason::of(&unmet, metadata, deletion.is_some());
         let proposed = match change {
             Change::Put { record, .. } => Arc::into_inner(record).map(|record| record.value),
             Change::Delete => None,
         };
-        let conflict = Conflict {
+        Conflict {
             reason,
             collection: Arc::clone(&collection.name),
             key: collection.text(key),
@@ -315,8 +331,8 @@ impl<V: Send + Sync + 'static> Refused<V> {
             deletion,
             decided_at,
             proposed: proposed.map(|value| Box::new(value) as Box<dyn Any + Send + Sync>),
-            effort,
-        };
-        Error::Conflict(Box::new(conflict))
+            effort: None,
+            others: Vec::new(),
+        }
     }
 }

@@ -129,6 +129,8 @@ pub struct Conflict {
     pub(crate) decided_at: Timestamp,
     pub(crate) proposed: Option<Box<dyn Any + Send + Sync>>,
     pub(crate) effort: Option<Effort>,
+    /// Of a transaction: what else was refused.
+    pub(crate) others: Vec<Conflict>,
 }
 
 /// The current entity without its type.
@@ -146,6 +148,21 @@ pub(crate) struct Effort {
 }
 
 impl Conflict {
+    /// The conflict as it is after many attempts.
+    pub(crate) fn contended(self, effort: Effort) -> Conflict {
+        Conflict { reason: Reason::Contended, effort: Some(effort), ..self }
+    }
+
+    pub(crate) fn with_others(self, others: Vec<Conflict>) -> Conflict {
+        Conflict { others, ..self }
+    }
+
+    /// This conflict and, if a transaction was refused for more than one key, those of the other
+    /// keys: by collection and key.
+    pub fn all(&self) -> impl Iterator<Item = &Conflict> {
+        std::iter::once(self).chain(&self.others)
+    }
+
     /// Why the write was refused.
     pub fn reason(&self) -> Reason {
         self.reason
@@ -225,6 +242,17 @@ impl Conflict {
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.say(f)?;
+        for other in &self.others {
+            f.write_str(". ")?;
+            other.say(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Conflict {
+    fn say(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (collection, key) = (&self.collection, &self.key);
         write!(f, "{collection}/{key} ")?;
         match self.reason {
@@ -235,9 +263,7 @@ impl fmt::Display for Conflict {
             Reason::Contended => self.say_contended(f),
         }
     }
-}
 
-impl Conflict {
     fn say_stale(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(current) = self.current_metadata() else {
             return f.write_str("has changed; read it again and retry");
@@ -339,6 +365,7 @@ mod tests {
             decided_at: Timestamp(1_003_000),
             proposed: None,
             effort: None,
+            others: Vec::new(),
         }
     }
 

@@ -75,6 +75,22 @@ pub enum Error {
     },
     /// Not a collection name: 1 to 64 characters of `a-z`, `0-9`, `_` and `-`.
     CollectionName(String),
+    /// What a transaction has read has changed while its closure was running. The closure returns
+    /// this, and is run again; nobody else gets to see it.
+    Restart,
+    /// A transaction writes a key that it has not read, and names no condition (G6). Nothing was
+    /// written.
+    NoCondition {
+        /// The collection of the key.
+        collection: Arc<str>,
+        /// The key, as text.
+        key: String,
+    },
+    /// The collection belongs to another store than the transaction. Nothing was written.
+    OtherStore {
+        /// The collection.
+        collection: Arc<str>,
+    },
     /// The closure of a retrying write refused; carries what it said.
     Refused(Box<dyn std::error::Error + Send + Sync>),
     /// The store was closed.
@@ -167,6 +183,12 @@ pub enum Limit {
     PendingBytes,
     /// Bytes of the one commit that a migration is.
     MigrationBytes,
+    /// Keys that one transaction reads or writes.
+    TransactionKeys,
+    /// Writes of one transaction.
+    TransactionWrites,
+    /// Bytes of the record of one transaction.
+    TransactionBytes,
 }
 
 impl Error {
@@ -214,11 +236,16 @@ impl Error {
             Error::Limit { limit: Limit::PendingBytes, .. } => 503,
             Error::Limit { limit: Limit::ValueBytes, .. } => 413,
             Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. } => 409,
+            Error::Limit { limit: Limit::TransactionKeys | Limit::TransactionWrites, .. } => 413,
+            Error::Limit { limit: Limit::TransactionBytes, .. } => 413,
+            Error::NoCondition { .. } => 428,
+            Error::Restart => 503,
             Error::CollectionName(_) => 400,
             Error::Encode { .. } => 422,
             Error::Closed | Error::Poisoned { .. } | Error::Migrating { .. } => 503,
             Error::DiskFull { .. } => 507,
             Error::Decode { .. }
+            | Error::OtherStore { .. }
             | Error::InUse(_)
             | Error::Io { .. }
             | Error::Corrupt { .. }
@@ -227,6 +254,12 @@ impl Error {
             | Error::Line { .. }
             | Error::NotAStore { .. } => 500,
         }
+    }
+}
+
+impl From<Conflict> for Error {
+    fn from(conflict: Conflict) -> Error {
+        Error::Conflict(Box::new(conflict))
     }
 }
 
@@ -260,6 +293,18 @@ impl fmt::Display for Error {
             Error::Migrating { collection } => {
                 write!(f, "collection {collection} is being migrated; ")?;
                 f.write_str("open it before the closure runs, not within")
+            }
+            Error::Restart => {
+                f.write_str("what the transaction has read has changed; ")?;
+                f.write_str("return this from the closure, which is run again then")
+            }
+            Error::NoCondition { collection, key } => {
+                write!(f, "{collection}/{key} is written without a condition; ")?;
+                f.write_str("read it in the transaction before, or name one with `put_if`")
+            }
+            Error::OtherStore { collection } => {
+                write!(f, "collection {collection} belongs to another store; ")?;
+                f.write_str("use the collections of the store that the transaction runs on")
             }
             Error::CollectionName(name) => {
                 write!(f, "{name:?} is no collection name; ")?;
@@ -324,6 +369,9 @@ impl fmt::Display for Limit {
             Limit::Preconditions => "conditions and versions in them",
             Limit::PendingBytes => "bytes waiting to be synced",
             Limit::MigrationBytes => "bytes of migrated collection",
+            Limit::TransactionKeys => "keys",
+            Limit::TransactionWrites => "writes",
+            Limit::TransactionBytes => "bytes of record",
         })
     }
 }

@@ -34,6 +34,17 @@ impl Journal {
         }
     }
 
+    /// The last version that was given out.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] and [`Error::Poisoned`].
+    pub(crate) fn position(&self) -> Result<u64> {
+        match self {
+            Journal::Memory(counter) => counter.last(),
+            Journal::Log(log) => log.position().map(|(version, _)| version),
+        }
+    }
+
     /// What has to be done after an append, when no stripe is locked any more.
     pub(crate) fn appended(&self, stamp: Stamp) {
         if let Journal::Log(log) = self {
@@ -158,6 +169,13 @@ impl Counter {
             everything: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
         }
+    }
+
+    fn last(&self) -> Result<u64> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        Ok(self.last.load(Ordering::Acquire))
     }
 
     /// A version, and a time that never decreases in version order.

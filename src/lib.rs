@@ -59,7 +59,9 @@ mod declare;
 mod collection;
 mod write;
 mod update;
+mod transact;
 mod commit;
+mod group;
 mod retry;
 mod turns;
 mod map;
@@ -99,6 +101,7 @@ pub use options::{Durability, Limits, RetryPolicy, StoreBuilder};
 pub use precondition::{Precondition, decide};
 pub use progress::{Phase, Progress};
 pub use store::Store;
+pub use transact::{Seen, Transact, TransactFuture, Transacted, Transaction};
 pub use update::{Change, Compute, Computed, Decide, Method, TryChange, Update, UpdateFuture};
 pub use version::{EntityTag, Lineage, NotATag, Version};
 pub use write::{

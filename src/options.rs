@@ -53,6 +53,13 @@ pub struct Limits {
     /// Bytes of a migrated collection: a migration is one commit. 256 MiB by default, at most
     /// 1 GiB.
     pub migration_bytes: usize,
+    /// Keys that a transaction reads or writes, those that it scans included; 65,536 by default.
+    pub transaction_keys: usize,
+    /// Writes of a transaction; 1,024 by default.
+    pub transaction_writes: usize,
+    /// Bytes of the record of a transaction; 16 MiB by default, at most 256 MiB. A store in memory
+    /// keeps no records, so it cannot tell.
+    pub transaction_bytes: usize,
 }
 
 impl Default for Limits {
@@ -65,6 +72,9 @@ impl Default for Limits {
             preconditions: 1_000,
             deletions: 65_536,
             migration_bytes: 256 << 20,
+            transaction_keys: 65_536,
+            transaction_writes: 1_024,
+            transaction_bytes: 16 << 20,
         }
     }
 }
@@ -85,6 +95,9 @@ impl Limits {
             Limit::Preconditions => self.preconditions,
             Limit::PendingBytes => PENDING_BYTES_MAX,
             Limit::MigrationBytes => self.migration_bytes.min(MIGRATION_BYTES_MAX),
+            Limit::TransactionKeys => self.transaction_keys,
+            Limit::TransactionWrites => self.transaction_writes,
+            Limit::TransactionBytes => self.transaction_bytes.min(VALUE_BYTES_MAX),
         };
         if actual <= allowed {
             return Ok(());

@@ -1,112 +1,290 @@
-//! One run of a read-modify-write, as steps that threads and futures drive alike.
+//! Attempts that are repeated within bounds (G7), as steps that threads and futures drive alike.
 
-use std::marker::PhantomData;
-use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use smallvec::smallvec;
-
-use crate::collection::Collection;
-use crate::commit::{Attempt, Prepared, Refused, Written};
 use crate::conflict::Effort;
-use crate::entity::{Actor, Entity, Record};
-use crate::error::{Error, Result};
-use crate::key::Key;
-use crate::log::Room;
-use crate::map::{Garbage, KeyBuf, State};
+use crate::error::Result;
+use crate::log::{Room, Ticket};
 use crate::options::RetryPolicy;
-use crate::precondition::Precondition;
+use crate::service::Timer;
 use crate::store::Inner;
-use crate::sync::UserCode;
-use crate::turns::{PATIENCE, Turn};
-use crate::update::{Compute, Computed, Method};
-use crate::write::Committed;
+use crate::sync::{UserCode, parker};
+use crate::turns::{PATIENCE, Place, Turn};
 
 /// After so many losses a caller queues up for its turn.
 const LOSSES_BEFORE_TURN: u32 = 3;
 
-/// What the caller's closure made of the current value.
-#[allow(missing_debug_implementations, reason = "public in name only: no caller gets one")]
-pub enum Step<V> {
-    /// Go on with this.
-    Do(Compute<V>),
-    /// It needs an entity, and there is none.
-    Absent,
-    /// It refused.
-    Refuse(Error),
+/// A write that is computed and attempted until it lands, is refused, or has spent its bounds.
+pub(crate) trait Task: Sized {
+    /// What an attempt lost to, where the next one can begin with that.
+    type Seen;
+    /// A change that is ready to be attempted.
+    type Prepared;
+    type Answer;
+    /// What is left of a landed change: dropped when it is answered, because dropping runs the
+    /// caller's code.
+    type Left;
+
+    /// Where callers queue up who are about to do the same, if that is known already.
+    fn place(&self) -> Option<Place>;
+
+    /// Computes the change.
+    ///
+    /// # Errors
+    /// What keeps the change from being tried at all.
+    fn compute(
+        &mut self,
+        seen: Option<Self::Seen>,
+        retrying: &mut Retrying<'_>,
+    ) -> Result<Phase<Self>>;
+
+    /// Tries to write the change, for which there is room.
+    ///
+    /// # Errors
+    /// What keeps the change from being tried at all.
+    fn attempt(
+        &mut self,
+        prepared: Self::Prepared,
+        room: Room<'_>,
+        retrying: &mut Retrying<'_>,
+    ) -> Result<Phase<Self>>;
 }
 
-/// What a run does next.
-pub(crate) enum Phase<V> {
+/// What is to be done next.
+pub(crate) enum Phase<T: Task> {
     /// Wait for the turn, but no longer than `until`.
     Turn { until: Duration },
     /// Wait `until` then, to let others pass.
     Pause { until: Duration },
-    /// Compute the change on the entity that the last attempt lost to, or on the newest.
-    Try(Option<State<V>>),
-    /// Get room for the change, then attempt it.
-    Write(Prepared<V>),
-    /// Answer, as soon as `rests_on` is durable; then drop what was replaced.
-    Answer { answer: Result<Computed<V>>, rests_on: u64, garbage: Garbage<V> },
+    /// Compute the change, on what the last attempt lost to if that is given.
+    Try(Option<T::Seen>),
+    /// Get room for a record with this payload, then attempt it.
+    Write { prepared: T::Prepared, payload: usize },
+    /// Answer, as soon as `rests_on` is durable. Something landed if something is `left`.
+    Answer { answer: Result<T::Answer>, rests_on: u64, left: Option<T::Left> },
 }
 
-pub(crate) struct Run<'a, K, V, F, M> {
-    collection: &'a Collection<K, V>,
-    key: KeyBuf,
-    hash: u64,
-    change: F,
-    actor: Option<Actor>,
-    attempts: Attempts,
-    turn: Option<Turn>,
-    by_future: bool,
-    method: PhantomData<fn() -> M>,
+impl<T: Task> Phase<T> {
+    /// The answer of a change that wrote nothing.
+    pub(crate) fn nothing(answer: Result<T::Answer>, rests_on: u64) -> Phase<T> {
+        Phase::Answer { answer, rests_on, left: None }
+    }
 }
 
-impl<'a, K, V, F, M> Run<'a, K, V, F, M>
-where
-    K: Key,
-    V: Send + Sync + 'static,
-    M: Method<V, F>,
-{
-    pub(crate) fn new(
-        collection: &'a Collection<K, V>,
-        key: KeyBuf,
-        change: F,
-        actor: Option<Actor>,
-        attempts: Attempts,
-        by_future: bool,
-    ) -> Self {
-        let hash = collection.state.map.hash(&key);
-        Run {
-            collection,
-            key,
-            hash,
-            change,
-            actor,
-            attempts,
-            turn: None,
-            by_future,
-            method: PhantomData,
+/// Runs a task and blocks until its answer is durable (G3).
+///
+/// # Errors
+/// The task's; [`Error::Poisoned`](crate::Error::Poisoned).
+pub(crate) fn run<T: Task>(store: &Inner, mut task: T, policy: RetryPolicy) -> Result<T::Answer> {
+    let clock = &store.clock;
+    let mut retrying = Retrying::new(store, policy, false);
+    let mut phase = retrying.first_phase(&task);
+    loop {
+        phase = match phase {
+            Phase::Turn { until } => {
+                let parker = parker();
+                while !retrying.has_turn(parker.waker(), until) {
+                    parker.park(Some(until.saturating_sub(clock.monotonic())));
+                }
+                Phase::Try(None)
+            }
+            Phase::Pause { until } => {
+                clock.sleep(until.saturating_sub(clock.monotonic()));
+                Phase::Try(None)
+            }
+            Phase::Try(seen) => retrying.compute(&mut task, seen)?,
+            Phase::Write { prepared, payload } => {
+                let room = store.journal.reserve(payload)?;
+                task.attempt(prepared, room, &mut retrying)?
+            }
+            Phase::Answer { answer, rests_on, left } => {
+                retrying.leave_queue();
+                let durable = store.journal.wait(rests_on);
+                durable.map_err(|error| match left {
+                    Some(_) => error,
+                    None => error.nothing_written(),
+                })?;
+                return answer;
+            }
+        }
+    }
+}
+
+/// A task that is polled. Begins when it is polled first.
+pub(crate) struct Driven<'a, T: Task> {
+    state: State<'a, T>,
+    ticket: Ticket,
+    timer: Option<Timer>,
+}
+
+#[allow(clippy::large_enum_variant, reason = "a box would cost each task an allocation")]
+enum State<'a, T: Task> {
+    Start(&'a Inner, T, RetryPolicy),
+    Running(Retrying<'a>, T, Phase<T>),
+    Done,
+}
+
+/// How far a poll has come.
+enum Advance<T: Task> {
+    Next(Phase<T>),
+    Wait(Phase<T>),
+    Answer(T::Answer),
+}
+
+impl<'a, T: Task> Driven<'a, T> {
+    pub(crate) fn new(store: &'a Inner, task: T, policy: RetryPolicy) -> Driven<'a, T> {
+        let state = State::Start(store, task, policy);
+        Driven { state, ticket: Ticket::default(), timer: None }
+    }
+
+    /// # Errors
+    /// As [`run`].
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<T::Answer>> {
+        loop {
+            let next = match std::mem::replace(&mut self.state, State::Done) {
+                State::Start(store, task, policy) => {
+                    let mut retrying = Retrying::new(store, policy, true);
+                    let phase = retrying.first_phase(&task);
+                    State::Running(retrying, task, phase)
+                }
+                State::Running(mut retrying, mut task, phase) => {
+                    match self.advance(&mut retrying, &mut task, phase, context)? {
+                        Advance::Next(phase) => State::Running(retrying, task, phase),
+                        Advance::Answer(answer) => return Poll::Ready(Ok(answer)),
+                        Advance::Wait(phase) => {
+                            self.state = State::Running(retrying, task, phase);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                // As a future may after its end; the answer has been given.
+                State::Done => return Poll::Pending,
+            };
+            self.state = next;
         }
     }
 
-    pub(crate) fn store(&self) -> &'a Inner {
-        &self.collection.store
+    fn advance(
+        &mut self,
+        retrying: &mut Retrying<'a>,
+        task: &mut T,
+        phase: Phase<T>,
+        context: &mut Context<'_>,
+    ) -> Result<Advance<T>> {
+        let store = retrying.store;
+        // The service thread wakes the task at a deadline; a new deadline replaces the last.
+        let mut wake_at = |deadline| {
+            self.timer = store.service.wake_at(deadline, context.waker().clone());
+        };
+        Ok(match phase {
+            // Nobody keeps a deadline any more; the attempt will say so.
+            Phase::Turn { .. } | Phase::Pause { .. } if store.durable().is_err() => {
+                Advance::Next(Phase::Try(None))
+            }
+            Phase::Turn { until } if retrying.has_turn(context.waker(), until) => {
+                Advance::Next(Phase::Try(None))
+            }
+            Phase::Turn { until } => {
+                wake_at(until);
+                Advance::Wait(phase)
+            }
+            Phase::Pause { until } if store.clock.monotonic() >= until => {
+                Advance::Next(Phase::Try(None))
+            }
+            Phase::Pause { until } => {
+                wake_at(until);
+                Advance::Wait(phase)
+            }
+            Phase::Try(seen) => {
+                self.timer = None;
+                Advance::Next(retrying.compute(task, seen)?)
+            }
+            Phase::Write { prepared, payload } => {
+                match store.journal.poll_reserve(payload, &mut self.ticket, context.waker()) {
+                    Poll::Ready(room) => {
+                        let next = task.attempt(prepared, room?, retrying)?;
+                        self.ticket = Ticket::default();
+                        Advance::Next(next)
+                    }
+                    Poll::Pending => Advance::Wait(Phase::Write { prepared, payload }),
+                }
+            }
+            Phase::Answer { answer, rests_on, left } => {
+                retrying.leave_queue();
+                match store.journal.poll(rests_on, &mut self.ticket, context.waker()) {
+                    Poll::Ready(Ok(())) => Advance::Answer(answer?),
+                    Poll::Ready(Err(error)) if left.is_some() => return Err(error),
+                    Poll::Ready(Err(error)) => return Err(error.nothing_written()),
+                    Poll::Pending => Advance::Wait(Phase::Answer { answer, rests_on, left }),
+                }
+            }
+        })
+    }
+}
+
+/// How much of a retry policy has been spent, and the place in a queue.
+pub(crate) struct Retrying<'a> {
+    pub(crate) store: &'a Inner,
+    pub(crate) by_future: bool,
+    policy: RetryPolicy,
+    started: Duration,
+    attempts: u32,
+    last_pause: Duration,
+    turn: Option<Turn>,
+}
+
+impl<'a> Retrying<'a> {
+    fn new(store: &'a Inner, policy: RetryPolicy, by_future: bool) -> Retrying<'a> {
+        let (started, last_pause) = (store.clock.monotonic(), policy.pause_min);
+        Retrying { store, by_future, policy, started, attempts: 0, last_pause, turn: None }
     }
 
     /// Queues up at once where others do already: newcomers do not overtake.
-    pub(crate) fn first_phase(&mut self) -> Phase<V> {
-        let contended = self.store().turns.is_contended(self.place());
-        if contended && !UserCode::is_running() { self.queue_up() } else { Phase::Try(None) }
+    fn first_phase<T: Task>(&mut self, task: &T) -> Phase<T> {
+        match task.place().filter(|place| self.store.turns.is_contended(*place)) {
+            Some(place) if !UserCode::is_running() => self.queue_up(place),
+            _ => Phase::Try(None),
+        }
+    }
+
+    fn compute<T: Task>(&mut self, task: &mut T, seen: Option<T::Seen>) -> Result<Phase<T>> {
+        self.store.durable()?;
+        self.attempts += 1;
+        task.compute(seen, self)
+    }
+
+    /// Goes on after a loss at `place`, if the bounds are not spent: the first retry goes out at
+    /// once, from what won; then pauses; then turns.
+    pub(crate) fn after_loss<T: Task>(
+        &mut self,
+        place: Place,
+        seen: Option<T::Seen>,
+    ) -> Option<Phase<T>> {
+        if self.attempts >= self.policy.attempts || self.left().is_zero() {
+            return None;
+        }
+        if self.attempts == 1 {
+            return Some(Phase::Try(seen));
+        }
+        let queues = self.attempts >= LOSSES_BEFORE_TURN && self.turn.is_none();
+        if queues && !UserCode::is_running() {
+            return Some(self.queue_up(place));
+        }
+        Some(Phase::Pause { until: self.pause() })
+    }
+
+    /// What has been spent.
+    pub(crate) fn effort(&self) -> Effort {
+        Effort { attempts: self.attempts, elapsed: self.elapsed() }
     }
 
     /// Whether to go ahead: it is the caller's turn, or it has waited long enough.
-    pub(crate) fn has_turn(&mut self, waker: &Waker, until: Duration) -> bool {
+    fn has_turn(&mut self, waker: &Waker, until: Duration) -> bool {
         if self.turn.as_ref().is_none_or(|turn| turn.poll(waker).is_ready()) {
             return true;
         }
-        let out_of_patience = self.store().clock.monotonic() >= until;
+        let out_of_patience = self.store.clock.monotonic() >= until;
         if out_of_patience && let Some(turn) = self.turn.take() {
             turn.give_up();
         }
@@ -114,157 +292,33 @@ where
     }
 
     /// Passes the turn on.
-    pub(crate) fn leave_queue(&mut self) {
+    fn leave_queue(&mut self) {
         self.turn = None;
     }
 
-    /// Computes the change on what was `seen`.
-    ///
-    /// # Errors
-    /// What keeps the change from being tried at all.
-    pub(crate) fn compute(&mut self, seen: Option<State<V>>) -> Result<Phase<V>> {
-        let (store, state) = (self.store(), &self.collection.state);
-        store.durable()?;
-        let seen = seen.unwrap_or_else(|| state.map.newest(self.hash, &self.key));
-        self.attempts.count += 1;
-        let step = {
-            let _running = UserCode::enter();
-            M::step(&mut self.change, seen.live().map(|record| &record.value))
-        };
-        let compute = match step {
-            Step::Do(compute) => compute,
-            Step::Refuse(error) => return Ok(Phase::answer(Err(error), seen.version())),
-            Step::Absent => {
-                let rests_on = seen.version();
-                let refused = Refused::absent(seen, store.now());
-                let answer = Err(refused.into_conflict(store, state, &self.key, None));
-                return Ok(Phase::answer(answer, rests_on));
-            }
-        };
-        let (actor, key) = (self.actor.clone(), &self.key);
-        let unchanged = smallvec![match seen.live() {
-            Some(record) => Precondition::Matches(record.metadata.version),
-            None => Precondition::Absent,
-        }];
-        let prepared = match (compute, seen.live()) {
-            (Compute::Put(value), _) => {
-                let record = Record::unplaced(value);
-                Prepared::put(store, state, key, record, actor, unchanged)?
-            }
-            (Compute::Delete, Some(_)) => Prepared::delete(store, state, key, actor, unchanged),
-            (Compute::Abort, _) | (Compute::Delete, None) => {
-                let entity = seen.live().map(|record| Entity::new(Arc::clone(record)));
-                return Ok(Phase::answer(Ok(Computed::Aborted(entity)), seen.version()));
-            }
-        };
-        Ok(Phase::Write(prepared))
-    }
-
-    /// Tries to write the change, for which there is room.
-    ///
-    /// # Errors
-    /// What keeps the change from being tried at all.
-    pub(crate) fn attempt(&mut self, prepared: Prepared<V>, room: Room<'_>) -> Result<Phase<V>> {
-        let Collection { store, state, .. } = self.collection;
-        let attempt = state.attempt(store, &self.key, prepared, room, self.by_future)?;
-        Ok(self.conclude(attempt))
-    }
-
-    fn conclude(&mut self, attempt: Attempt<V>) -> Phase<V> {
-        let store = self.store();
-        let rests_on = attempt.rests_on();
-        let refused = match attempt {
-            Attempt::Landed(landed) => {
-                let answer = match landed.written {
-                    Written::Deleted(deleted) => Computed::Deleted(deleted),
-                    Written::Put { entity, previous } => {
-                        let Effort { attempts, elapsed } = self.attempts.effort(store);
-                        Computed::Put(Committed::new(entity, previous).after(attempts, elapsed))
-                    }
-                };
-                return Phase::Answer { answer: Ok(answer), rests_on, garbage: landed.garbage };
-            }
-            Attempt::Refused(refused) => refused,
-        };
-        if self.attempts.are_spent(store) {
-            let effort = Some(self.attempts.effort(store));
-            let state = &self.collection.state;
-            let answer = Err(refused.into_conflict(store, state, &self.key, effort));
-            return Phase::answer(answer, rests_on);
-        }
-        self.after_loss(refused)
-    }
-
-    /// The first retry goes out at once, from the entity that won; then pauses; then turns.
-    fn after_loss(&mut self, refused: Refused<V>) -> Phase<V> {
-        let lost = self.attempts.count;
-        if lost == 1 {
-            return Phase::Try(Some(refused.newest));
-        }
-        if lost >= LOSSES_BEFORE_TURN && self.turn.is_none() && !UserCode::is_running() {
-            return self.queue_up();
-        }
-        let until = self.attempts.pause(self.store());
-        Phase::Pause { until }
-    }
-
-    fn queue_up(&mut self) -> Phase<V> {
-        let store = self.store();
-        self.turn = Some(store.turns.join(self.place()));
-        let until = store.clock.monotonic() + PATIENCE.min(self.attempts.left(store));
+    fn queue_up<T: Task>(&mut self, place: Place) -> Phase<T> {
+        self.turn = Some(self.store.turns.join(place));
+        let until = self.store.clock.monotonic() + PATIENCE.min(self.left());
         Phase::Turn { until }
     }
 
-    fn place(&self) -> (u32, u64) {
-        (self.collection.state.id, self.hash)
-    }
-}
-
-impl<V> Phase<V> {
-    fn answer(answer: Result<Computed<V>>, rests_on: u64) -> Phase<V> {
-        Phase::Answer { answer, rests_on, garbage: Garbage::new() }
-    }
-}
-
-/// How much of a retry policy has been spent.
-pub(crate) struct Attempts {
-    policy: RetryPolicy,
-    started: Duration,
-    count: u32,
-    last_pause: Duration,
-}
-
-impl Attempts {
-    pub(crate) fn new(policy: RetryPolicy, now: Duration) -> Attempts {
-        let last_pause = policy.pause_min;
-        Attempts { policy, started: now, count: 0, last_pause }
+    fn elapsed(&self) -> Duration {
+        self.store.clock.monotonic().saturating_sub(self.started)
     }
 
-    fn elapsed(&self, store: &Inner) -> Duration {
-        store.clock.monotonic().saturating_sub(self.started)
-    }
-
-    fn left(&self, store: &Inner) -> Duration {
-        self.policy.budget.saturating_sub(self.elapsed(store))
-    }
-
-    fn are_spent(&self, store: &Inner) -> bool {
-        self.count >= self.policy.attempts || self.left(store).is_zero()
-    }
-
-    fn effort(&self, store: &Inner) -> Effort {
-        Effort { attempts: self.count, elapsed: self.elapsed(store) }
+    fn left(&self) -> Duration {
+        self.policy.budget.saturating_sub(self.elapsed())
     }
 
     /// Decorrelated jitter (Brooker, Exponential Backoff And Jitter, 2015): each pause is drawn
     /// between the shortest and three times the last one. Returns when it is over.
-    fn pause(&mut self, store: &Inner) -> Duration {
+    fn pause(&mut self) -> Duration {
         let RetryPolicy { pause_min, pause_max, .. } = self.policy;
         let most = self.last_pause.saturating_mul(3).clamp(pause_min, pause_max.max(pause_min));
         let spread = (most - pause_min).as_nanos() as u64;
-        let drawn = Duration::from_nanos(store.random.lock().u64(0..=spread));
+        let drawn = Duration::from_nanos(self.store.random.lock().u64(0..=spread));
         self.last_pause = pause_min.saturating_add(drawn);
-        let wait = self.last_pause.min(self.left(store));
-        store.clock.monotonic().saturating_add(wait)
+        let wait = self.last_pause.min(self.left());
+        self.store.clock.monotonic().saturating_add(wait)
     }
 }

@@ -1,5 +1,7 @@
 //! Read-modify-write: `update`, `try_update` and `compute`, retried within bounds (G7).
 
+mod run;
+
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
@@ -8,15 +10,14 @@ use std::task::{Context, Poll};
 
 use crate::collection::Collection;
 use crate::entity::{Actor, Entity};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::key::{AsKey, Key};
-use crate::log::Ticket;
 use crate::map::KeyBuf;
 use crate::options::RetryPolicy;
-use crate::retry::{Attempts, Phase, Run, Step};
-use crate::service::Timer;
-use crate::sync::parker;
-use crate::write::{Committed, Deleted, check_request};
+use crate::retry::{self, Driven};
+use crate::store::Inner;
+use crate::update::run::{Run, Step};
+use crate::write::{Committed, Deleted};
 
 /// What [`compute`](Collection::compute) is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,45 +174,14 @@ where
     /// [`Closed`](crate::Error::Closed) and [`Poisoned`](crate::Error::Poisoned). Nothing was
     /// written then, unless `Poisoned` says that the outcome is unknown.
     pub fn commit(self) -> Result<M::Output> {
-        let mut run = self.start(false)?;
-        let store = run.store();
-        let mut phase = run.first_phase();
-        loop {
-            phase = match phase {
-                Phase::Turn { until } => {
-                    let parker = parker();
-                    while !run.has_turn(parker.waker(), until) {
-                        let left = until.saturating_sub(store.clock.monotonic());
-                        parker.park(Some(left));
-                    }
-                    Phase::Try(None)
-                }
-                Phase::Pause { until } => {
-                    let now = store.clock.monotonic();
-                    store.clock.sleep(until.saturating_sub(now));
-                    Phase::Try(None)
-                }
-                Phase::Try(seen) => run.compute(seen)?,
-                Phase::Write(prepared) => {
-                    let room = store.journal.reserve(prepared.payload)?;
-                    run.attempt(prepared, room)?
-                }
-                Phase::Answer { answer, rests_on, garbage: _garbage } => {
-                    run.leave_queue();
-                    let durable = store.journal.wait(rests_on);
-                    durable.map_err(|error| lost(&answer, error))?;
-                    return answer.map(M::output);
-                }
-            }
-        }
+        let (store, run, policy) = self.into_run();
+        retry::run(store, run, policy)
     }
 
-    fn start(self, by_future: bool) -> Result<Run<'a, K, V, F, M>> {
-        let store = &self.collection.store;
-        check_request(self.collection, &self.key, self.actor.as_ref())?;
-        let attempts = Attempts::new(self.policy, store.clock.monotonic());
-        let Update { collection, key, change, actor, .. } = self;
-        Ok(Run::new(collection, key, change, actor, attempts, by_future))
+    fn into_run(self) -> (&'a Inner, Run<'a, V, F, M>, RetryPolicy) {
+        let Update { collection, key, change, actor, policy, .. } = self;
+        let Collection { store, state, .. } = collection;
+        (store, Run::new(state, key, change, actor), policy)
     }
 }
 
@@ -222,146 +192,34 @@ where
     M: Method<V, F>,
 {
     type Output = Result<M::Output>;
-    type IntoFuture = UpdateFuture<'a, K, V, F, M>;
+    type IntoFuture = UpdateFuture<'a, V, F, M>;
 
-    fn into_future(self) -> UpdateFuture<'a, K, V, F, M> {
-        let state = State::Start(self);
-        UpdateFuture { state, ticket: Ticket::default(), timer: None }
+    fn into_future(self) -> UpdateFuture<'a, V, F, M> {
+        let (store, run, policy) = self.into_run();
+        UpdateFuture(Driven::new(store, run, policy))
     }
 }
 
 /// An update being awaited, on any runtime. Begins when it is first polled. Dropped before its
 /// change has landed it writes nothing; dropped later it does not undo the write.
 #[must_use = "futures do nothing unless polled"]
-pub struct UpdateFuture<'a, K, V, F, M> {
-    state: State<'a, K, V, F, M>,
-    ticket: Ticket,
-    timer: Option<Timer>,
-}
-
-#[allow(clippy::large_enum_variant, reason = "a box would cost each update an allocation")]
-enum State<'a, K, V, F, M> {
-    Start(Update<'a, K, V, F, M>),
-    Running(Run<'a, K, V, F, M>, Phase<V>),
-    Done,
-}
+pub struct UpdateFuture<'a, V, F, M>(Driven<'a, Run<'a, V, F, M>>)
+where
+    V: Send + Sync + 'static,
+    M: Method<V, F>;
 
 /// Nothing in the future points into it.
-impl<K, V, F, M> Unpin for UpdateFuture<'_, K, V, F, M> {}
+impl<V: Send + Sync, F, M: Method<V, F>> Unpin for UpdateFuture<'_, V, F, M> {}
 
-impl<K, V, F, M> Future for UpdateFuture<'_, K, V, F, M>
+impl<V, F, M> Future for UpdateFuture<'_, V, F, M>
 where
-    K: Key,
     V: Send + Sync + 'static,
     M: Method<V, F>,
 {
     type Output = Result<M::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<M::Output>> {
-        let this = &mut *self;
-        loop {
-            let next = match std::mem::replace(&mut this.state, State::Done) {
-                State::Start(update) => {
-                    let mut run = update.start(true)?;
-                    let phase = run.first_phase();
-                    State::Running(run, phase)
-                }
-                State::Running(mut run, phase) => {
-                    match this.poll_phase(&mut run, phase, context)? {
-                        Advance::Next(phase) => State::Running(run, phase),
-                        Advance::Answer(answer) => return Poll::Ready(Ok(answer)),
-                        Advance::Wait(phase) => {
-                            this.state = State::Running(run, phase);
-                            return Poll::Pending;
-                        }
-                    }
-                }
-                // As a future may after its end; the answer has been given.
-                State::Done => return Poll::Pending,
-            };
-            this.state = next;
-        }
-    }
-}
-
-/// Why the answer cannot be given: what it rests on will not become durable.
-fn lost<V>(answer: &Result<Computed<V>>, error: Error) -> Error {
-    match answer {
-        Ok(Computed::Put(_) | Computed::Deleted(_)) => error,
-        Ok(Computed::Aborted(_)) | Err(_) => error.nothing_written(),
-    }
-}
-
-/// How far a poll has come.
-enum Advance<V, O> {
-    Next(Phase<V>),
-    Wait(Phase<V>),
-    Answer(O),
-}
-
-impl<'a, K, V, F, M> UpdateFuture<'a, K, V, F, M>
-where
-    K: Key,
-    V: Send + Sync + 'static,
-    M: Method<V, F>,
-{
-    fn poll_phase(
-        &mut self,
-        run: &mut Run<'a, K, V, F, M>,
-        phase: Phase<V>,
-        context: &mut Context<'_>,
-    ) -> Result<Advance<V, M::Output>> {
-        let store = run.store();
-        // The service thread wakes the task at a deadline; a new deadline replaces the last.
-        let mut wake_at = |deadline| {
-            self.timer = store.service.wake_at(deadline, context.waker().clone());
-        };
-        Ok(match phase {
-            // Nobody keeps a deadline any more; the attempt will say so.
-            Phase::Turn { .. } | Phase::Pause { .. } if store.durable().is_err() => {
-                Advance::Next(Phase::Try(None))
-            }
-            Phase::Turn { until } if run.has_turn(context.waker(), until) => {
-                Advance::Next(Phase::Try(None))
-            }
-            Phase::Turn { until } => {
-                wake_at(until);
-                Advance::Wait(phase)
-            }
-            Phase::Pause { until } if store.clock.monotonic() >= until => {
-                Advance::Next(Phase::Try(None))
-            }
-            Phase::Pause { until } => {
-                wake_at(until);
-                Advance::Wait(phase)
-            }
-            Phase::Try(seen) => {
-                self.timer = None;
-                Advance::Next(run.compute(seen)?)
-            }
-            Phase::Write(prepared) => {
-                let (bytes, ticket) = (prepared.payload, &mut self.ticket);
-                match store.journal.poll_reserve(bytes, ticket, context.waker()) {
-                    Poll::Ready(room) => {
-                        let next = run.attempt(prepared, room?)?;
-                        self.ticket = Ticket::default();
-                        Advance::Next(next)
-                    }
-                    Poll::Pending => Advance::Wait(Phase::Write(prepared)),
-                }
-            }
-            Phase::Answer { answer, rests_on, garbage } => {
-                run.leave_queue();
-                let durable = store.journal.poll(rests_on, &mut self.ticket, context.waker());
-                match durable {
-                    Poll::Ready(durable) => {
-                        durable.map_err(|error| lost(&answer, error))?;
-                        Advance::Answer(answer.map(M::output)?)
-                    }
-                    Poll::Pending => Advance::Wait(Phase::Answer { answer, rests_on, garbage }),
-                }
-            }
-        })
+        self.0.poll(context)
     }
 }
 
@@ -371,7 +229,7 @@ impl<K, V, F, M> fmt::Debug for Update<'_, K, V, F, M> {
     }
 }
 
-impl<K, V, F, M> fmt::Debug for UpdateFuture<'_, K, V, F, M> {
+impl<V: Send + Sync, F, M: Method<V, F>> fmt::Debug for UpdateFuture<'_, V, F, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpdateFuture").finish_non_exhaustive()
     }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use crate::collection::Collection;
+use crate::collection::{Collection, CollectionState};
 use crate::commit::{Attempt, Landed, Preconditions, Prepared, Written};
+use crate::conflict::Effort;
 use crate::entity::{Actor, Entity, Record};
 use crate::error::{Limit, Result};
 use crate::key::{AsKey, Key};
 use crate::log::Ticket;
 use crate::map::KeyBuf;
+use crate::options::Limits;
 use crate::precondition::Precondition;
 use crate::version::Version;
 
@@ -91,7 +93,7 @@ impl<V> Committed<V> {
         Committed { entity, previous, attempts: 1, elapsed: Duration::ZERO }
     }
 
-    pub(crate) fn after(self, attempts: u32, elapsed: Duration) -> Committed<V> {
+    pub(crate) fn after(self, Effort { attempts, elapsed }: Effort) -> Committed<V> {
         Committed { attempts, elapsed, ..self }
     }
 
@@ -345,11 +347,11 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
     /// # Errors
     /// [`Limit`](crate::Error::Limit).
     fn check(&self) -> Result<()> {
-        check_request(self.collection, &self.key, self.actor.as_ref())?;
+        let Collection { store, state, .. } = self.collection;
+        check_request(&store.limits, state, &self.key, self.actor.as_ref())?;
         let count = |precondition: &Precondition| precondition.versions().len().max(1);
         let named = self.preconditions.iter().map(count).sum();
-        let place = || self.collection.state.place(&self.key);
-        self.collection.store.limits.check(Limit::Preconditions, named, place)
+        store.limits.check(Limit::Preconditions, named, || state.place(&self.key))
     }
 
     /// Does everything that takes time.
@@ -370,15 +372,15 @@ impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
 ///
 /// # Errors
 /// [`Limit`](crate::Error::Limit).
-pub(crate) fn check_request<K, V: Send + Sync + 'static>(
-    collection: &Collection<K, V>,
+pub(crate) fn check_request<V: 'static>(
+    limits: &Limits,
+    collection: &CollectionState<V>,
     key: &[u8],
     actor: Option<&Actor>,
 ) -> Result<()> {
-    let limits = &collection.store.limits;
-    limits.check(Limit::KeyBytes, key.len(), || collection.state.name.as_ref().to_owned())?;
+    limits.check(Limit::KeyBytes, key.len(), || collection.name.as_ref().to_owned())?;
     let actor = actor.map_or(0, |actor| actor.as_str().len());
-    limits.check(Limit::ActorBytes, actor, || collection.state.place(key))
+    limits.check(Limit::ActorBytes, actor, || collection.place(key))
 }
 
 /// What a kind of write returns. Sealed.
@@ -434,7 +436,7 @@ where
     match attempt {
         Attempt::Landed(landed) => Ok(O::output(landed)),
         Attempt::Refused(refused) => {
-            Err(refused.into_conflict(&collection.store, &collection.state, key, None))
+            Err(refused.into_conflict(&collection.store, &collection.state, key).into())
         }
     }
 }

@@ -324,17 +324,26 @@ fn reason_of(error: &Error) -> ProblemReason {
         Error::Refused(_) | Error::CollectionType { .. } | Error::Schema { .. } => {
             ProblemReason::WrongState
         }
-        Error::Limit { limit: Limit::ValueBytes, .. } => ProblemReason::TooLarge,
+        Error::Limit {
+            limit:
+                Limit::ValueBytes
+                | Limit::TransactionKeys
+                | Limit::TransactionWrites
+                | Limit::TransactionBytes,
+            ..
+        } => ProblemReason::TooLarge,
+        Error::NoCondition { .. } => ProblemReason::PreconditionRequired,
         Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. } => {
             ProblemReason::Limit
         }
         Error::Limit { .. } | Error::CollectionName(_) | Error::Encode { .. } => {
             ProblemReason::Malformed
         }
-        Error::Closed | Error::Migrating { .. } => ProblemReason::Overloaded,
+        Error::Closed | Error::Migrating { .. } | Error::Restart => ProblemReason::Overloaded,
         Error::Poisoned { .. } => ProblemReason::Poisoned,
         Error::DiskFull { .. } => ProblemReason::DiskFull,
         Error::Decode { .. }
+        | Error::OtherStore { .. }
         | Error::InUse(_)
         | Error::Io { .. }
         | Error::Corrupt { .. }
@@ -408,6 +417,7 @@ mod tests {
             decided_at: Timestamp(1_793_064_600_126_456),
             proposed: None,
             effort: None,
+            others: Vec::new(),
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::IF_MATCH, if_match.parse().unwrap());

@@ -2,13 +2,14 @@
 //!
 //! Pure memory: it knows nothing of files, types of keys or conditions. Each stripe is a
 //! reader-writer lock over a hash table of its own, padded to its cache lines, so that writers of
-//! different keys rarely meet. Lock order: a stripe, then the key index.
+//! different keys rarely meet. Lock order: a stripe, then the key index. Whoever locks several
+//! stripes does so in the order of their indexes.
 
 mod chain;
 mod key_buf;
+mod key_index;
 mod stripe;
 
-use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -18,20 +19,18 @@ use foldhash::fast::FixedState;
 
 pub(crate) use chain::{Garbage, State};
 pub(crate) use key_buf::KeyBuf;
+pub(crate) use key_index::{KeyIndex, Keys, is_empty};
 use stripe::Stripe;
 
 use crate::conflict::Deletion;
 use crate::entity::Record;
-use crate::sync::{AtomicU64, Ordering, RwLock, RwLockWriteGuard, hash_seed};
+use crate::sync::{AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, hash_seed};
 
 pub(crate) struct Map<V> {
     stripes: Box<[CachePadded<RwLock<Stripe<V>>>]>,
     hasher: FixedState,
     keys: KeyIndex,
 }
-
-/// The keys that may be live, in order. Gives candidates: a reader checks each one's entity.
-pub(crate) type KeyIndex = RwLock<BTreeSet<KeyBuf>>;
 
 /// Deletions with their keys.
 pub(crate) type Deletions = Vec<(KeyBuf, Arc<Deletion>)>;
@@ -52,7 +51,7 @@ impl<V> Map<V> {
         Map {
             stripes: (0..stripes).map(|_| stripe()).collect(),
             hasher: FixedState::with_seed(hash_seed()),
-            keys: RwLock::new(BTreeSet::new()),
+            keys: KeyIndex::new(),
         }
     }
 
@@ -64,7 +63,7 @@ impl<V> Map<V> {
         deleted: impl Iterator<Item = (KeyBuf, Arc<Deletion>)>,
     ) {
         // Built from all keys at once: they come sorted, or in few sorted runs, from a snapshot.
-        *self.keys.write() = live.iter().map(|(key, _)| key.clone()).collect();
+        self.keys.fill(live.iter().map(|(key, _)| key.clone()));
         for stripe in &self.stripes {
             stripe.write().reserve(live.len() / self.stripes.len());
         }
@@ -142,8 +141,31 @@ impl<V> Map<V> {
     }
 
     /// Locks the key's stripe, to decide on the newest state and replace it at one instant.
-    pub(crate) fn lock<'a>(&'a self, hash: u64, key: &'a [u8]) -> Locked<'a, V> {
+    pub(crate) fn lock<'a>(&'a self, hash: u64, key: &'a KeyBuf) -> Locked<'a, V> {
         Locked { stripe: self.stripe(hash).write(), keys: &self.keys, hash, key }
+    }
+
+    /// The index of the key's stripe.
+    pub(crate) fn stripe_of(&self, hash: u64) -> usize {
+        (hash >> STRIPE_SHIFT) as usize & (self.stripes.len() - 1)
+    }
+
+    /// Locks a stripe by its index: for writing, or for reading alone.
+    pub(crate) fn lock_stripe(
+        &self,
+        index: usize,
+        for_writing: bool,
+    ) -> Option<LockedStripe<'_, V>> {
+        let stripe = self.stripes.get(index)?;
+        Some(match for_writing {
+            true => LockedStripe::Exclusive(stripe.write(), &self.keys),
+            false => LockedStripe::Shared(stripe.read()),
+        })
+    }
+
+    /// The ordered index of the keys.
+    pub(crate) fn keys(&self) -> &KeyIndex {
+        &self.keys
     }
 
     /// How many entities a reader may see, counted stripe by stripe.
@@ -157,25 +179,12 @@ impl<V> Map<V> {
         bounds: (Bound<&[u8]>, Bound<&[u8]>),
         limit: usize,
     ) -> Vec<KeyBuf> {
-        if is_empty(bounds) {
-            return Vec::new();
-        }
-        self.keys.read().range::<[u8], _>(bounds).take(limit).cloned().collect()
+        self.keys.read().range(bounds).take(limit).cloned().collect()
     }
 
     #[allow(clippy::indexing_slicing, reason = "masked by a length that is a power of two")]
     fn stripe(&self, hash: u64) -> &RwLock<Stripe<V>> {
-        &self.stripes[(hash >> STRIPE_SHIFT) as usize & (self.stripes.len() - 1)]
-    }
-}
-
-/// Ranges that `BTreeSet::range` would panic on.
-fn is_empty(bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
-    match bounds {
-        (Bound::Included(start), Bound::Included(end)) => start > end,
-        (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end))
-        | (Bound::Excluded(start), Bound::Included(end)) => start >= end,
-        _ => false,
+        &self.stripes[self.stripe_of(hash)]
     }
 }
 
@@ -184,20 +193,54 @@ pub(crate) struct Locked<'a, V> {
     stripe: RwLockWriteGuard<'a, Stripe<V>>,
     keys: &'a KeyIndex,
     hash: u64,
-    key: &'a [u8],
+    key: &'a KeyBuf,
 }
 
 impl<V> Locked<'_, V> {
     pub(crate) fn newest(&self) -> &State<V> {
-        match self.stripe.find(self.hash, self.key) {
-            Some(slot) => slot.newest(),
-            None => &State::Vacant,
-        }
+        self.stripe.newest(self.hash, self.key)
+    }
+
+    /// Puts the key into the key index. To be called before the append of what is to be installed
+    /// at a key that has no entity.
+    pub(crate) fn list(&self) {
+        self.stripe.list(self.keys, self.hash, self.key);
     }
 
     /// Puts `state` at the head and unlocks. What it replaces goes to `garbage`.
     pub(crate) fn install(mut self, state: State<V>, at: Install, garbage: &mut Garbage<V>) {
         self.stripe.install(self.keys, (self.hash, self.key), state, at, garbage);
+    }
+}
+
+/// A stripe that is locked for as long as this lives.
+pub(crate) enum LockedStripe<'a, V> {
+    Shared(RwLockReadGuard<'a, Stripe<V>>),
+    Exclusive(RwLockWriteGuard<'a, Stripe<V>>, &'a KeyIndex),
+}
+
+impl<V> LockedStripe<'_, V> {
+    pub(crate) fn newest(&self, hash: u64, key: &[u8]) -> &State<V> {
+        match self {
+            LockedStripe::Shared(stripe) => stripe.newest(hash, key),
+            LockedStripe::Exclusive(stripe, _) => stripe.newest(hash, key),
+        }
+    }
+
+    /// As [`Locked::install`], of a stripe that is locked for writing.
+    pub(crate) fn install(
+        &mut self,
+        (hash, key): (u64, &KeyBuf),
+        state: State<V>,
+        at: Install,
+        garbage: &mut Garbage<V>,
+    ) {
+        match self {
+            LockedStripe::Exclusive(stripe, keys) => {
+                stripe.install(keys, (hash, key), state, at, garbage);
+            }
+            LockedStripe::Shared(_) => debug_assert!(false, "the stripe is locked for reading"),
+        }
     }
 }
 

@@ -70,6 +70,11 @@ impl<V> Stripe<V> {
         self.table.find(hash, |hashed| *hashed.slot.key == *key).map(|hashed| &hashed.slot)
     }
 
+    /// What the next write of the key meets.
+    pub(crate) fn newest(&self, hash: u64, key: &[u8]) -> &State<V> {
+        self.find(hash, key).map_or(&State::Vacant, Slot::newest)
+    }
+
     pub(crate) fn len(&self, durable: &AtomicU64) -> usize {
         let durable = durable.load(Ordering::Acquire);
         let mut len = self.live;
@@ -117,28 +122,36 @@ impl<V> Stripe<V> {
         }
     }
 
+    /// Puts the key into the index, unless it is there.
+    pub(crate) fn list(&self, keys: &KeyIndex, hash: u64, key: &KeyBuf) {
+        if !self.find(hash, key).is_some_and(|slot| Standing::of(slot).listed) {
+            keys.insert(key);
+        }
+    }
+
+    /// Puts `state` at the head of a key, which has been listed if it had no entity.
     pub(crate) fn install(
         &mut self,
         keys: &KeyIndex,
-        (hash, key): (u64, &[u8]),
+        (hash, key): (u64, &KeyBuf),
         state: State<V>,
         at: Install,
         garbage: &mut Garbage<V>,
     ) {
         let version = state.version();
-        let matches = |hashed: &Hashed<V>| *hashed.slot.key == *key;
+        let matches = |hashed: &Hashed<V>| hashed.slot.key == *key;
         let slot = match self.table.entry(hash, matches, |hashed| hashed.hash) {
             Entry::Occupied(entry) => &mut entry.into_mut().slot,
             Entry::Vacant(entry) => {
-                let slot = Slot::new(KeyBuf::from(key));
+                let slot = Slot::new(key.clone());
                 &mut entry.insert(Hashed { hash, slot }).into_mut().slot
             }
         };
         let before = Standing::of(slot);
         slot.install(state, at.open_from, at.durable, garbage);
         let after = Standing::of(slot);
-        if before.listed != after.listed {
-            list(keys, &slot.key, after.listed);
+        if before.listed && !after.listed {
+            keys.remove(&slot.key, version);
         }
         let mark = Mark { hash, version };
         if after.pending {
@@ -159,8 +172,8 @@ impl<V> Stripe<V> {
             let before = Standing::of(&hashed.slot);
             hashed.slot.settle(durable, garbage);
             let after = Standing::of(&hashed.slot);
-            if before.listed != after.listed {
-                list(keys, &hashed.slot.key, after.listed);
+            if before.listed && !after.listed {
+                keys.remove(&hashed.slot.key, mark.version);
             }
             self.account(mark, before, after, garbage);
         }
@@ -208,14 +221,5 @@ impl Standing {
         let (live, pending) = (slot.settled().live().is_some(), slot.is_pending());
         let deleted = matches!(slot.settled(), State::Deleted(_)) && !pending;
         Standing { live, pending, listed: live || pending, deleted }
-    }
-}
-
-fn list(keys: &KeyIndex, key: &KeyBuf, listed: bool) {
-    let mut keys = keys.write();
-    if listed {
-        keys.insert(key.clone());
-    } else {
-        keys.remove(key);
     }
 }

@@ -14,8 +14,8 @@ mod loom;
 use self::loom as imp;
 
 pub(crate) use imp::{
-    AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Parker, RwLock, RwLockWriteGuard,
-    hash_seed, parker, spawn,
+    AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Parker, RwLock, RwLockReadGuard,
+    RwLockWriteGuard, hash_seed, parker, spawn,
 };
 
 /// Wakes all, with no lock held. A waker runs code of the caller's runtime: one that panics must

@@ -7,7 +7,7 @@ use std::task::{Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A condition variable; with a time-out it may also wake for no reason.

@@ -1,0 +1,218 @@
+//! A commit of several keys of any collections: decided at one instant, one record, one version.
+//!
+//! All locks are taken before anything is decided, and in one order for everybody: the stripes of
+//! all keys by collection and index, then the key indexes by collection, then the log. They are
+//! kept until everything is installed. (Two-phase locking: Eswaran et al., The Notions of
+//! Consistency and Predicate Locks in a Database System, 1976; what was scanned is locked by its
+//! key index.)
+
+mod members;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(crate) use members::{Item, Members, Scan};
+
+use crate::clock::Timestamp;
+use crate::collection::CollectionState;
+use crate::conflict::Conflict;
+use crate::entity::Actor;
+use crate::error::Result;
+use crate::log::{Room, Stamp};
+use crate::map::Install;
+use crate::record;
+use crate::store::Inner;
+use crate::sync::Ordering;
+use crate::turns::Place;
+
+/// The keys that a commit reads and writes, by the number of their collection.
+#[derive(Default)]
+pub(crate) struct Group {
+    shares: BTreeMap<u32, Box<dyn Share>>,
+}
+
+/// How an attempt ended.
+pub(crate) enum Attempt {
+    /// With the version of the commit; `None` if there was nothing to write.
+    Landed(Option<Stamp>),
+    Refused {
+        decided_at: Timestamp,
+    },
+}
+
+/// What was decided.
+#[derive(Default)]
+pub(crate) struct Verdict {
+    /// The highest version that it was decided on.
+    pub(crate) rests_on: u64,
+    /// A key has changed since it was read.
+    pub(crate) moved: bool,
+    /// A condition that was named does not hold.
+    pub(crate) unmet: bool,
+}
+
+/// The keys of one collection, whatever the type of its values.
+pub(crate) trait Share: Any + Send {
+    /// Encodes what is to be written. Returns how long the writes may get in the record.
+    ///
+    /// # Errors
+    /// [`Error::Encode`](crate::Error::Encode) and [`Error::Limit`](crate::Error::Limit).
+    fn prepare(&mut self, store: &Inner, actor: Option<&Actor>) -> Result<usize>;
+
+    fn writes(&self) -> usize;
+
+    /// Whether anything is to be decided: a condition was named, or something is written.
+    fn decides(&self) -> bool;
+
+    /// Checks that nothing that was read has changed. Returns the version from which on this is
+    /// so at the latest.
+    fn unchanged(&mut self) -> Option<u64>;
+
+    /// Locks the stripes of all keys.
+    fn lock(&mut self) -> Box<dyn Locked + '_>;
+
+    /// Where the first key is that was refused.
+    fn lost_at(&self) -> Option<Place>;
+
+    /// What was refused, as the caller gets it (G4).
+    fn take_conflicts(&mut self, store: &Inner, decided_at: Timestamp) -> Vec<Conflict>;
+}
+
+/// The keys of one collection, locked.
+pub(crate) trait Locked {
+    /// Decides all conditions.
+    fn decide(&mut self, verdict: &mut Verdict);
+
+    /// Locks the key index, if it was scanned or is going to change, and checks that no key came
+    /// into a scanned range.
+    fn lock_index(&mut self, verdict: &mut Verdict);
+
+    /// Puts the keys that are created into the key index.
+    fn list(&mut self);
+
+    /// Whether the log has to be told the collection's name. Called under the lock of the log.
+    fn announces(&self) -> bool;
+
+    /// Writes the collection's name.
+    fn announce(&self, bytes: &mut Vec<u8>);
+
+    fn log(&self, bytes: &mut Vec<u8>);
+
+    fn unlock_index(&mut self);
+
+    fn install(&mut self, stamp: Stamp, actor: Option<&Actor>, at: Install);
+}
+
+impl Group {
+    /// The keys of this collection.
+    pub(crate) fn members<V: Send + Sync + 'static>(
+        &mut self,
+        collection: &Arc<CollectionState<V>>,
+    ) -> Option<&mut Members<V>> {
+        let share = self.shares.entry(collection.id);
+        let share = share.or_insert_with(|| Box::new(Members::new(Arc::clone(collection))));
+        let share: &mut dyn Any = &mut **share;
+        share.downcast_mut()
+    }
+
+    /// Encodes what is to be written. Returns how long the record may get.
+    ///
+    /// # Errors
+    /// [`Error::Encode`](crate::Error::Encode) and [`Error::Limit`](crate::Error::Limit).
+    pub(crate) fn prepare(&mut self, store: &Inner, actor: Option<&Actor>) -> Result<usize> {
+        let name = actor.map_or(0, |actor| actor.as_str().len());
+        let mut payload = record::NUMBERS_AT_MOST + name;
+        for share in self.shares.values_mut() {
+            payload += share.prepare(store, actor)?;
+        }
+        Ok(payload)
+    }
+
+    /// Whether anything is to be decided under locks.
+    pub(crate) fn decides(&self) -> bool {
+        self.shares.values().any(|share| share.decides())
+    }
+
+    /// Checks that nothing that was read has changed. Returns the version from which on this is
+    /// so at the latest.
+    pub(crate) fn unchanged(&mut self) -> Option<u64> {
+        self.shares.values_mut().try_fold(0, |from, share| Some(from.max(share.unchanged()?)))
+    }
+
+    /// Tries the commit, for the record of which there is room. It takes effect if and only if
+    /// all conditions hold and nothing that was read has changed (G1).
+    ///
+    /// # Errors
+    /// [`Error::Closed`](crate::Error::Closed) and [`Error::Poisoned`](crate::Error::Poisoned);
+    /// nothing was written then.
+    pub(crate) fn attempt(
+        &mut self,
+        store: &Inner,
+        actor: Option<&Actor>,
+        room: Room<'_>,
+        by_future: bool,
+        verdict: &mut Verdict,
+    ) -> Result<Attempt> {
+        let durable = store.durable()?;
+        let writes: usize = self.shares.values().map(|share| share.writes()).sum();
+        let mut locked: Vec<_> = self.shares.values_mut().map(|share| share.lock()).collect();
+        for share in &mut locked {
+            share.decide(verdict);
+        }
+        for share in &mut locked {
+            share.lock_index(verdict);
+        }
+        if verdict.moved || verdict.unmet {
+            drop(locked);
+            return Ok(Attempt::Refused { decided_at: store.now() });
+        }
+        if writes == 0 {
+            return Ok(Attempt::Landed(None));
+        }
+        for share in &mut locked {
+            share.list();
+        }
+        let payload = |bytes: &mut Vec<u8>| log(bytes, &locked, actor, writes);
+        let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
+        for share in &mut locked {
+            share.unlock_index();
+        }
+        let durable = durable.load(Ordering::Acquire);
+        for share in &mut locked {
+            share.install(stamp, actor, Install { open_from: stamp.open_from, durable });
+        }
+        drop(locked);
+        store.journal.appended(stamp);
+        Ok(Attempt::Landed(Some(stamp)))
+    }
+
+    /// Where the first key is that was refused.
+    pub(crate) fn lost_at(&self) -> Option<Place> {
+        self.shares.values().find_map(|share| share.lost_at())
+    }
+
+    /// All that was refused, as one conflict; the first key's is told first (G4).
+    pub(crate) fn into_conflict(
+        mut self,
+        store: &Inner,
+        decided_at: Timestamp,
+    ) -> Option<Conflict> {
+        let shares = self.shares.values_mut();
+        let mut all = shares.flat_map(|share| share.take_conflicts(store, decided_at));
+        let first = all.next()?;
+        Some(first.with_others(all.collect()))
+    }
+}
+
+/// Writes the record: the names that the log does not know yet, then the writes.
+fn log(bytes: &mut Vec<u8>, locked: &[Box<dyn Locked + '_>], actor: Option<&Actor>, writes: usize) {
+    let unknown: Vec<_> = locked.iter().filter(|share| share.announces()).collect();
+    record::begin(bytes, actor.map(Actor::as_str), (unknown.len() + writes) as u64);
+    for share in unknown {
+        share.announce(bytes);
+    }
+    for share in locked {
+        share.log(bytes);
+    }
+}

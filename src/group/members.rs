@@ -1,0 +1,325 @@
+//! The keys of one collection that a commit reads and writes.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::collection::CollectionState;
+use crate::commit::{Change, Preconditions, Refused, Written, payload_at_most};
+use crate::conflict::Conflict;
+use crate::entity::{Actor, Record};
+use crate::error::Result;
+use crate::group::{Locked, Share, Verdict};
+use crate::log::Stamp;
+use crate::map::{Garbage, Install, KeyBuf, Keys, LockedStripe, State, is_empty};
+use crate::precondition::Precondition;
+use crate::record::LoggedWrite;
+use crate::store::Inner;
+use crate::sync::Ordering;
+use crate::turns::Place;
+
+pub(crate) struct Members<V> {
+    collection: Arc<CollectionState<V>>,
+    items: BTreeMap<KeyBuf, Item<V>>,
+    scans: Vec<Scan>,
+    refused: Vec<RefusedItem<V>>,
+    /// What was replaced: dropped with this, when nothing is locked and the commit is answered.
+    garbage: Garbage<V>,
+}
+
+/// A key that is read or written.
+pub(crate) struct Item<V> {
+    pub(crate) hash: u64,
+    /// As it was read: it has to be so still.
+    pub(crate) seen: Option<State<V>>,
+    /// The conditions that were named.
+    pub(crate) conditions: Preconditions,
+    pub(crate) change: Option<Change<V>>,
+    /// What the landed change came to.
+    pub(crate) written: Option<Written<V>>,
+}
+
+/// A range of which every key was read.
+pub(crate) struct Scan {
+    pub(crate) start: Bound<KeyBuf>,
+    pub(crate) end: Bound<KeyBuf>,
+}
+
+struct RefusedItem<V> {
+    key: KeyBuf,
+    unmet: Precondition,
+    /// What the decision was taken on. `None` if that was the key's being there at all.
+    newest: Option<State<V>>,
+}
+
+impl<V: Send + Sync + 'static> Members<V> {
+    pub(super) fn new(collection: Arc<CollectionState<V>>) -> Members<V> {
+        let (items, scans) = (BTreeMap::new(), Vec::new());
+        Members { collection, items, scans, refused: Vec::new(), garbage: Garbage::new() }
+    }
+
+    pub(crate) fn get(&self, key: &KeyBuf) -> Option<&Item<V>> {
+        self.items.get(key)
+    }
+
+    /// The key, which is taken up if it is new here.
+    pub(crate) fn item(&mut self, key: &KeyBuf) -> &mut Item<V> {
+        let collection = &self.collection;
+        self.items.entry(key.clone()).or_insert_with(|| Item {
+            hash: collection.map.hash(key),
+            seen: None,
+            conditions: Preconditions::new(),
+            change: None,
+            written: None,
+        })
+    }
+
+    /// The keys within the bounds that were taken up, in order.
+    pub(crate) fn range(
+        &self,
+        bounds: (Bound<KeyBuf>, Bound<KeyBuf>),
+    ) -> impl Iterator<Item = (&KeyBuf, &Item<V>)> {
+        let empty = is_empty((as_slice(&bounds.0), as_slice(&bounds.1)));
+        let items = (!empty).then(|| self.items.range(bounds));
+        items.into_iter().flatten()
+    }
+
+    pub(crate) fn scans(&mut self) -> &mut Vec<Scan> {
+        &mut self.scans
+    }
+}
+
+impl<V> Item<V> {
+    /// The value as the commit leaves it.
+    pub(crate) fn view(&self) -> Option<&Arc<Record<V>>> {
+        match &self.change {
+            Some(Change::Put { record, .. }) => Some(record),
+            Some(Change::Delete) => None,
+            None => self.seen.as_ref()?.live(),
+        }
+    }
+
+    /// The first condition that does not hold. What was read comes first: all else may have been
+    /// made from it.
+    fn decide(&self, newest: &State<V>, verdict: &mut Verdict) -> Option<Precondition> {
+        verdict.rests_on = verdict.rests_on.max(newest.version());
+        if let Some(seen) = &self.seen
+            && seen.version() != newest.version()
+        {
+            verdict.moved = true;
+            return Some(expectation(seen));
+        }
+        let current = newest.live().map(|record| &record.metadata);
+        let unmet = match &self.change {
+            Some(change) => change.decide(&self.conditions, current),
+            None => crate::precondition::decide(&self.conditions, current).map_err(Clone::clone),
+        };
+        verdict.unmet |= unmet.is_err();
+        unmet.err()
+    }
+}
+
+/// What relying on this state amounts to.
+fn expectation<V>(seen: &State<V>) -> Precondition {
+    match seen.live() {
+        Some(record) => Precondition::Matches(record.metadata.version),
+        None => Precondition::Absent,
+    }
+}
+
+impl Scan {
+    fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        (as_slice(&self.start), as_slice(&self.end))
+    }
+}
+
+fn as_slice(bound: &Bound<KeyBuf>) -> Bound<&[u8]> {
+    bound.as_ref().map(|key| &**key)
+}
+
+impl<V: Send + Sync + 'static> Share for Members<V> {
+    fn prepare(&mut self, store: &Inner, actor: Option<&Actor>) -> Result<usize> {
+        let (collection, keeps) = (&*self.collection, store.journal.keeps_records());
+        let mut payload = 0;
+        for (key, item) in &mut self.items {
+            let value = match &mut item.change {
+                None => continue,
+                Some(Change::Put { record, encoded }) if keeps => {
+                    *encoded = collection.encode(&store.limits, key, &record.value)?;
+                    encoded.len()
+                }
+                Some(_) => 0,
+            };
+            payload += payload_at_most(store, collection, key, value, actor);
+        }
+        Ok(payload)
+    }
+
+    fn writes(&self) -> usize {
+        self.items.values().filter(|item| item.change.is_some()).count()
+    }
+
+    fn decides(&self) -> bool {
+        self.items.values().any(|item| item.change.is_some() || !item.conditions.is_empty())
+    }
+
+    fn unchanged(&mut self) -> Option<u64> {
+        let Members { collection, items, scans, refused, .. } = self;
+        let (map, mut vacant) = (&collection.map, !scans.is_empty());
+        for (key, item) in &*items {
+            let Some(seen) = &item.seen else { continue };
+            let newest = map.newest(item.hash, key);
+            vacant |= matches!(seen, State::Vacant);
+            if newest.version() != seen.version() {
+                let (key, unmet) = (key.clone(), expectation(seen));
+                refused.push(RefusedItem { key, unmet, newest: Some(newest) });
+                return None;
+            }
+        }
+        let keys = map.keys().read();
+        if let Some(key) = scans.iter().find_map(|scan| newcomer(&keys, scan, items)) {
+            refused.push(RefusedItem { key, unmet: Precondition::Absent, newest: None });
+            return None;
+        }
+        Some(if vacant { map.keys().removed_at() } else { 0 })
+    }
+
+    fn lock(&mut self) -> Box<dyn Locked + '_> {
+        let Members { collection, items, scans, refused, garbage } = self;
+        let map = &collection.map;
+        let mut wanted = BTreeMap::new();
+        for item in items.values() {
+            *wanted.entry(map.stripe_of(item.hash)).or_insert(false) |= item.change.is_some();
+        }
+        let lock = |(index, for_writing)| Some((index, map.lock_stripe(index, for_writing)?));
+        let stripes = wanted.into_iter().filter_map(lock).collect();
+        Box::new(LockedMembers { collection, items, scans, refused, garbage, stripes, keys: None })
+    }
+
+    fn lost_at(&self) -> Option<Place> {
+        let first = self.refused.first()?;
+        Some((self.collection.id, self.collection.map.hash(&first.key)))
+    }
+
+    fn take_conflicts(&mut self, store: &Inner, decided_at: Timestamp) -> Vec<Conflict> {
+        let Members { collection, items, refused, .. } = self;
+        let conflict = |RefusedItem { key, unmet, newest }| {
+            let map = &collection.map;
+            let newest = newest.unwrap_or_else(|| map.newest(map.hash(&key), &key));
+            let change = items.get_mut(&key).and_then(|item| item.change.take());
+            let refused = Refused::new(unmet, newest, decided_at, change);
+            refused.into_conflict(store, collection, &key)
+        };
+        refused.drain(..).map(conflict).collect()
+    }
+}
+
+/// A key that came into a range after that was scanned.
+fn newcomer<V>(keys: &Keys<'_>, scan: &Scan, items: &BTreeMap<KeyBuf, Item<V>>) -> Option<KeyBuf> {
+    let known = |key: &KeyBuf| items.get(key).is_some_and(|item| item.seen.is_some());
+    keys.range(scan.bounds()).find(|key| !known(key)).cloned()
+}
+
+struct LockedMembers<'a, V> {
+    collection: &'a CollectionState<V>,
+    items: &'a mut BTreeMap<KeyBuf, Item<V>>,
+    scans: &'a [Scan],
+    refused: &'a mut Vec<RefusedItem<V>>,
+    garbage: &'a mut Garbage<V>,
+    /// Those of all items, in the order of their indexes.
+    stripes: Stripes<'a, V>,
+    keys: Option<Keys<'a>>,
+}
+
+type Stripes<'a, V> = Vec<(usize, LockedStripe<'a, V>)>;
+
+impl<V: Send + Sync + 'static> LockedMembers<'_, V> {
+    fn newest(&self, key: &KeyBuf, item: &Item<V>) -> &State<V> {
+        let stripe = self.collection.map.stripe_of(item.hash);
+        let found = self.stripes.binary_search_by_key(&stripe, |(index, _)| *index);
+        let stripe = found.ok().and_then(|place| self.stripes.get(place));
+        stripe.map_or(&State::Vacant, |(_, stripe)| stripe.newest(item.hash, key))
+    }
+
+    /// Keys that come to have an entity.
+    fn created(&self) -> impl Iterator<Item = &KeyBuf> {
+        let items = self.items.iter();
+        let puts = items.filter(|(_, item)| matches!(item.change, Some(Change::Put { .. })));
+        puts.filter(|(key, item)| self.newest(key, item).live().is_none()).map(|(key, _)| key)
+    }
+}
+
+impl<V: Send + Sync + 'static> Locked for LockedMembers<'_, V> {
+    fn decide(&mut self, verdict: &mut Verdict) {
+        for (key, item) in &*self.items {
+            let newest = self.newest(key, item);
+            if let Some(unmet) = item.decide(newest, verdict) {
+                let newest = Some(newest.clone());
+                self.refused.push(RefusedItem { key: key.clone(), unmet, newest });
+            }
+        }
+    }
+
+    fn lock_index(&mut self, verdict: &mut Verdict) {
+        let keys = self.collection.map.keys();
+        let guard = match (self.created().next().is_some(), self.scans.is_empty()) {
+            (false, true) => return,
+            (false, false) => keys.read(),
+            (true, _) => keys.write(),
+        };
+        for scan in self.scans {
+            if let Some(key) = newcomer(&guard, scan, self.items) {
+                verdict.moved = true;
+                let unmet = Precondition::Absent;
+                self.refused.push(RefusedItem { key, unmet, newest: None });
+            }
+        }
+        self.keys = Some(guard);
+    }
+
+    fn list(&mut self) {
+        let created: Vec<_> = self.created().cloned().collect();
+        if let Some(keys) = &mut self.keys {
+            created.into_iter().for_each(|key| keys.insert(key));
+        }
+    }
+
+    fn announces(&self) -> bool {
+        let writes = self.items.values().any(|item| item.change.is_some());
+        writes && !self.collection.announced.swap(true, Ordering::Relaxed)
+    }
+
+    fn announce(&self, bytes: &mut Vec<u8>) {
+        self.collection.announce(bytes);
+    }
+
+    fn log(&self, bytes: &mut Vec<u8>) {
+        for (key, item) in &*self.items {
+            if let Some(change) = &item.change {
+                let value = change.encoded();
+                LoggedWrite { collection: self.collection.id, key, value }.encode(bytes);
+            }
+        }
+    }
+
+    fn unlock_index(&mut self) {
+        self.keys = None;
+    }
+
+    fn install(&mut self, stamp: Stamp, actor: Option<&Actor>, at: Install) {
+        let LockedMembers { collection, items, stripes, garbage, .. } = self;
+        for (key, item) in &mut **items {
+            let Some(change) = item.change.take() else { continue };
+            let stripe = collection.map.stripe_of(item.hash);
+            let found = stripes.binary_search_by_key(&stripe, |(index, _)| *index);
+            let Some((_, stripe)) = found.ok().and_then(|place| stripes.get_mut(place)) else {
+                continue;
+            };
+            let newest = stripe.newest(item.hash, key);
+            let (state, written) = change.land(newest, stamp, actor.cloned());
+            stripe.install((item.hash, key), state, at, garbage);
+            item.written = Some(written);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! One run of a transaction: the closure, and the commit of what it staged.
+
+use std::marker::PhantomData;
+
+use crate::conflict::Effort;
+use crate::entity::Actor;
+use crate::error::{Limit, Result};
+use crate::group::{Attempt, Group, Verdict};
+use crate::log::Room;
+use crate::retry::{Phase, Retrying, Task};
+use crate::sync::UserCode;
+use crate::transact::{Transacted, Transaction};
+use crate::turns::Place;
+use crate::version::Version;
+
+pub(super) struct Run<F, R> {
+    body: F,
+    pub(super) actor: Option<Actor>,
+    result: PhantomData<fn() -> R>,
+}
+
+/// What a closure that ran to its end leaves.
+pub(super) struct Prepared<R> {
+    group: Group,
+    verdict: Verdict,
+    value: R,
+}
+
+impl<F, R> Run<F, R> {
+    pub(super) fn new(body: F) -> Run<F, R> {
+        Run { body, actor: None, result: PhantomData }
+    }
+}
+
+impl<F, R> Task for Run<F, R>
+where
+    F: FnMut(&mut Transaction<'_>) -> Result<R>,
+{
+    type Seen = ();
+    type Prepared = Prepared<R>;
+    type Answer = Transacted<R>;
+    type Left = Group;
+
+    fn place(&self) -> Option<Place> {
+        None
+    }
+
+    fn compute(&mut self, _: Option<()>, retrying: &mut Retrying<'_>) -> Result<Phase<Self>> {
+        let store = retrying.store;
+        let name = self.actor.as_ref().map_or(0, |actor| actor.as_str().len());
+        store.limits.check(Limit::ActorBytes, name, || "a transaction".to_owned())?;
+        let mut transaction = Transaction::begin(store)?;
+        let result = {
+            let _running = UserCode::enter();
+            (self.body)(&mut transaction)
+        };
+        let Transaction { mut group, verdict, .. } = transaction;
+        // Whatever the closure made of it.
+        if verdict.moved {
+            return lost(group, verdict.rests_on, retrying);
+        }
+        let value = match result {
+            Ok(value) => value,
+            Err(error) => return Ok(Phase::nothing(Err(error), verdict.rests_on)),
+        };
+        if !group.decides() {
+            let answer = transacted(value, None, retrying.effort());
+            return Ok(Phase::nothing(Ok(answer), verdict.rests_on));
+        }
+        let payload = group.prepare(store, self.actor.as_ref())?;
+        let place = || "a transaction".to_owned();
+        store.limits.check(Limit::TransactionBytes, payload, place)?;
+        Ok(Phase::Write { prepared: Prepared { group, verdict, value }, payload })
+    }
+
+    fn attempt(
+        &mut self,
+        prepared: Prepared<R>,
+        room: Room<'_>,
+        retrying: &mut Retrying<'_>,
+    ) -> Result<Phase<Self>> {
+        let (store, by_future) = (retrying.store, retrying.by_future);
+        let Prepared { mut group, mut verdict, value } = prepared;
+        let actor = self.actor.as_ref();
+        let attempt = group.attempt(store, actor, room, by_future, &mut verdict)?;
+        let rests_on = verdict.rests_on;
+        let decided_at = match attempt {
+            Attempt::Landed(stamp) => {
+                let version = stamp.and_then(|stamp| Version::new(stamp.version));
+                let rests_on = rests_on.max(version.map_or(0, Version::get));
+                let answer = Ok(transacted(value, version, retrying.effort()));
+                return Ok(Phase::Answer { answer, rests_on, left: version.map(|_| group) });
+            }
+            Attempt::Refused { decided_at } => decided_at,
+        };
+        // What was named may have been made from what was read.
+        if verdict.moved {
+            return lost(group, rests_on, retrying);
+        }
+        match group.into_conflict(store, decided_at) {
+            Some(conflict) => Ok(Phase::nothing(Err(conflict.into()), rests_on)),
+            None => Ok(Phase::Try(None)),
+        }
+    }
+}
+
+/// Goes on after something that was read has changed.
+fn lost<F, R>(group: Group, rests_on: u64, retrying: &mut Retrying<'_>) -> Result<Phase<Run<F, R>>>
+where
+    F: FnMut(&mut Transaction<'_>) -> Result<R>,
+{
+    let next = group.lost_at().and_then(|place| retrying.after_loss(place, None));
+    if let Some(phase) = next {
+        return Ok(phase);
+    }
+    let store = retrying.store;
+    match group.into_conflict(store, store.now()) {
+        Some(conflict) => {
+            let conflict = conflict.contended(retrying.effort());
+            Ok(Phase::nothing(Err(conflict.into()), rests_on))
+        }
+        None => Ok(Phase::Try(None)),
+    }
+}
+
+fn transacted<R>(value: R, version: Option<Version>, effort: Effort) -> Transacted<R> {
+    let Effort { attempts, elapsed } = effort;
+    Transacted { value, version, attempts, elapsed }
+}
