@@ -271,6 +271,18 @@ impl<V: 'static> CollectionState<V> {
         CollectionState { id, name: name.into(), keys, map, encoding, announced }
     }
 
+    /// The value that these bytes are, stored under `key`.
+    ///
+    /// # Errors
+    /// [`Error::Decode`].
+    pub(crate) fn decode(&self, key: &[u8], bytes: &[u8]) -> Result<V> {
+        self.encoding.codec.decode(bytes).map_err(|detail| Error::Decode {
+            collection: Arc::clone(&self.name),
+            key: self.text(key),
+            detail,
+        })
+    }
+
     /// Takes over what is stored, decoded.
     ///
     /// # Errors
@@ -282,11 +294,7 @@ impl<V: 'static> CollectionState<V> {
         let live: Vec<_> = stored.live().collect();
         let decoded = in_parts(&live, |part| {
             let decode = |(key, metadata, value): &(&KeyBuf, &Metadata, &[u8])| {
-                let value = self.encoding.codec.decode(value).map_err(|detail| Error::Decode {
-                    collection: Arc::clone(&self.name),
-                    key: self.text(key),
-                    detail,
-                })?;
+                let value = self.decode(key, value)?;
                 let metadata = Metadata::clone(metadata);
                 Ok((KeyBuf::clone(key), Arc::new(Record { metadata, value })))
             };

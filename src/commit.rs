@@ -1,6 +1,7 @@
 //! One attempt at a write: decide, append and install at one instant, with one stripe locked.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -11,6 +12,8 @@ use crate::collection::CollectionState;
 use crate::conflict::{Conflict, Current, Deletion, Reason};
 use crate::entity::{Actor, Entity, Metadata, Previous, Record};
 use crate::error::{Error, Limit, Result};
+use crate::group::{self, Members, Share, Verdict};
+use crate::ids::{Claim, IdRecord};
 use crate::log::{Room, Stamp};
 use crate::map::{Garbage, Install, KeyBuf, State};
 use crate::options::Limits;
@@ -25,9 +28,18 @@ use crate::write::Deleted;
 pub(crate) struct Prepared<V> {
     change: Change<V>,
     actor: Option<Actor>,
-    preconditions: Preconditions,
+    pub(crate) preconditions: Preconditions,
+    /// What it relies on besides the entity.
+    pub(crate) terms: Option<Box<Terms>>,
     /// Bytes that its record takes at most; room for them has to be there.
     pub(crate) payload: usize,
+}
+
+/// What a write relies on besides the entity that it replaces.
+#[derive(Default)]
+pub(crate) struct Terms {
+    /// That its operation id has not landed (G5).
+    pub(crate) claim: Option<Claim>,
 }
 
 /// The conditions of a write; the first that does not hold is reported.
@@ -45,18 +57,21 @@ pub(crate) enum Change<V> {
 /// How an attempt ended. Nobody may be told before `rests_on` is durable (G3).
 pub(crate) enum Attempt<V> {
     Landed(Landed<V>),
+    /// A condition of the entity does not hold. The change is still there.
     Refused(Refused<V>),
+    /// The write with this operation id has landed before.
+    Replayed(Arc<Record<IdRecord>>),
 }
 
-#[allow(missing_debug_implementations, reason = "public in name only: no caller gets one")]
-pub struct Landed<V> {
+pub(crate) struct Landed<V> {
     pub(crate) written: Written<V>,
     /// What was replaced: dropped when no lock is held and the write is answered, because
     /// dropping runs the caller's code.
     pub(crate) garbage: Garbage<V>,
 }
 
-pub(crate) enum Written<V> {
+#[allow(missing_debug_implementations, reason = "public in name only: no caller gets one")]
+pub enum Written<V> {
     Put { entity: Entity<V>, previous: Option<Version> },
     Deleted(Deleted),
 }
@@ -66,7 +81,6 @@ pub(crate) struct Refused<V> {
     /// What the decision was taken on.
     pub(crate) newest: State<V>,
     decided_at: Timestamp,
-    change: Change<V>,
 }
 
 impl<V> Attempt<V> {
@@ -75,14 +89,7 @@ impl<V> Attempt<V> {
         match self {
             Attempt::Landed(landed) => landed.written.version().get(),
             Attempt::Refused(refused) => refused.newest.version(),
-        }
-    }
-
-    /// Why the answer cannot be given: what it rests on will not become durable.
-    pub(crate) fn lost(&self, error: Error) -> Error {
-        match self {
-            Attempt::Landed(_) => error,
-            Attempt::Refused(_) => error.nothing_written(),
+            Attempt::Replayed(record) => record.metadata.version.get(),
         }
     }
 }
@@ -105,7 +112,7 @@ impl<V: 'static> Prepared<V> {
         preconditions: Preconditions,
     ) -> Prepared<V> {
         let payload = payload_at_most(store, collection, key, 0, actor.as_ref());
-        Prepared { change: Change::Delete, actor, preconditions, payload }
+        Prepared { change: Change::Delete, actor, preconditions, terms: None, payload }
     }
 
     /// Encodes the value, if records are kept.
@@ -127,7 +134,49 @@ impl<V: 'static> Prepared<V> {
         let value = encoded.len();
         let payload = payload_at_most(store, collection, key, value, actor.as_ref());
         let change = Change::Put { record, encoded };
-        Ok(Prepared { change, actor, preconditions, payload })
+        Ok(Prepared { change, actor, preconditions, terms: None, payload })
+    }
+
+    pub(crate) fn actor(&self) -> Option<&Actor> {
+        self.actor.as_ref()
+    }
+
+    /// The value as it is stored, in memory too; nothing for a delete.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] and [`Error::Limit`].
+    pub(crate) fn encoded(
+        &self,
+        store: &Inner,
+        collection: &CollectionState<V>,
+        key: &[u8],
+    ) -> Result<Cow<'_, [u8]>> {
+        Ok(match &self.change {
+            Change::Delete => Cow::Borrowed(&[]),
+            Change::Put { encoded, .. } if store.journal.keeps_records() => Cow::Borrowed(encoded),
+            Change::Put { record, .. } => {
+                Cow::Owned(collection.encode(&store.limits, key, &record.value)?)
+            }
+        })
+    }
+
+    /// The value that has not landed; `None` for a delete.
+    pub(crate) fn into_value(self) -> Option<Arc<Record<V>>> {
+        match self.change {
+            Change::Put { record, .. } => Some(record),
+            Change::Delete => None,
+        }
+    }
+
+    /// With an operation id.
+    pub(crate) fn claim(&mut self, store: &Inner, claim: Claim) {
+        self.payload += claim.payload(&store.ids);
+        self.terms.get_or_insert_default().claim = Some(claim);
+    }
+
+    /// The change, once it has not landed.
+    pub(crate) fn into_change(self) -> Change<V> {
+        self.change
     }
 }
 
@@ -170,40 +219,83 @@ impl<V: 'static> CollectionState<V> {
     }
 
     /// Tries a change, for the record of which there is room. It takes effect if and only if all
-    /// preconditions hold (G1).
+    /// preconditions hold (G1). If it lands, it is taken out of `prepared`.
     ///
     /// # Errors
     /// [`Error::Closed`] and [`Error::Poisoned`]; nothing was written then.
     pub(crate) fn attempt(
-        &self,
+        self: &Arc<Self>,
         store: &Inner,
         key: &KeyBuf,
-        prepared: Prepared<V>,
+        prepared: &mut Prepared<V>,
         room: Room<'_>,
         by_future: bool,
-    ) -> Result<Attempt<V>> {
+    ) -> Result<Attempt<V>>
+    where
+        V: Send + Sync,
+    {
+        if prepared.terms.is_some() {
+            return self.attempt_as_group(store, key, prepared, room, by_future);
+        }
         let Prepared { change, actor, preconditions, .. } = prepared;
         let durable = store.durable()?;
         let (mut garbage, hash) = (Garbage::new(), self.map.hash(key));
         let locked = self.map.lock(hash, key);
         let newest = locked.newest();
         let current = newest.live().map(|record| &record.metadata);
-        if let Err(unmet) = change.decide(&preconditions, current) {
+        if let Err(unmet) = change.decide(preconditions, current) {
             let newest = newest.clone();
             drop(locked);
-            let decided_at = store.now();
-            return Ok(Attempt::Refused(Refused { unmet, newest, decided_at, change }));
+            return Ok(Attempt::Refused(Refused { unmet, newest, decided_at: store.now() }));
         }
         if newest.live().is_none() {
             locked.list();
         }
-        let payload = |bytes: &mut Vec<u8>| self.log(bytes, key, &change, actor.as_ref());
+        let payload = |bytes: &mut Vec<u8>| self.log(bytes, key, change, actor.as_ref());
         let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
-        let (state, written) = change.land(newest, stamp, actor);
+        let change = std::mem::replace(change, Change::Delete);
+        let (state, written) = change.land(newest, stamp, actor.take());
         let durable = durable.load(Ordering::Acquire);
         locked.install(state, Install { open_from: stamp.open_from, durable }, &mut garbage);
         store.journal.appended(stamp);
         Ok(Attempt::Landed(Landed { written, garbage }))
+    }
+
+    /// As [`attempt`](CollectionState::attempt), of a write that does not concern its key alone.
+    fn attempt_as_group(
+        self: &Arc<Self>,
+        store: &Inner,
+        key: &KeyBuf,
+        prepared: &mut Prepared<V>,
+        room: Room<'_>,
+        by_future: bool,
+    ) -> Result<Attempt<V>>
+    where
+        V: Send + Sync,
+    {
+        let mut members = Members::new(Arc::clone(self));
+        let item = members.item(key);
+        item.conditions = prepared.preconditions.clone();
+        item.change = Some(std::mem::replace(&mut prepared.change, Change::Delete));
+        let terms = prepared.terms.as_deref();
+        let (actor, mut verdict) = (prepared.actor.as_ref(), Verdict::default());
+        let shares: &mut [&mut dyn Share] = &mut [&mut members];
+        let attempt = group::attempt(store, shares, terms, actor, room, by_future, &mut verdict)?;
+        if let Some(landed) = members.take_landed(key) {
+            return Ok(Attempt::Landed(landed));
+        }
+        let change = members.item(key).change.take();
+        prepared.change = change.unwrap_or(Change::Delete);
+        Ok(match attempt {
+            group::Attempt::Replayed(record) => Attempt::Replayed(record),
+            group::Attempt::Landed(_) => unreachable!("what has landed was written"),
+            group::Attempt::Refused { decided_at } => {
+                let Some((unmet, newest)) = members.take_refused() else {
+                    unreachable!("what was refused has a reason")
+                };
+                Attempt::Refused(Refused { unmet, newest, decided_at })
+            }
+        })
     }
 
     /// Writes the record of a change, and the collection's name before its first one.
@@ -266,7 +358,7 @@ impl<V> Change<V> {
         let Change::Put { mut record, .. } = self else {
             let deletion = Deletion { version, deleted_by: actor, deleted_at: written_at };
             let previous = replaced.unwrap_or(version);
-            let written = Written::Deleted(Deleted { version, previous });
+            let written = Written::Deleted(Deleted { version, previous, replayed: false });
             return (State::Deleted(Arc::new(deletion)), written);
         };
         let previous = match newest {
@@ -284,29 +376,33 @@ impl<V> Change<V> {
     }
 }
 
+impl<V> Refused<V> {
+    /// Whether a predicate has to be tried again, because the entity has changed since.
+    pub(crate) fn is_moved(&self) -> bool {
+        let current = self.newest.live().map(|record| record.metadata.version);
+        matches!(&self.unmet, Precondition::State(state) if state.is_outdated(current))
+    }
+}
+
 impl<V: Send + Sync + 'static> Refused<V> {
-    pub(crate) fn new(
-        unmet: Precondition,
-        newest: State<V>,
-        decided_at: Timestamp,
-        change: Option<Change<V>>,
-    ) -> Refused<V> {
-        Refused { unmet, newest, decided_at, change: change.unwrap_or(Change::Delete) }
+    pub(crate) fn new(unmet: Precondition, newest: State<V>, decided_at: Timestamp) -> Refused<V> {
+        Refused { unmet, newest, decided_at }
     }
 
     /// The refusal of a change that needs an entity where there is none.
     pub(crate) fn absent(newest: State<V>, decided_at: Timestamp) -> Refused<V> {
-        Refused { unmet: Precondition::Exists, newest, decided_at, change: Change::Delete }
+        Refused { unmet: Precondition::Exists, newest, decided_at }
     }
 
-    /// The refusal as its caller gets it (G4).
+    /// The refusal as its caller gets it (G4), the change that was refused handed back.
     pub(crate) fn into_conflict(
         self,
         store: &Inner,
         collection: &CollectionState<V>,
         key: &[u8],
+        change: Option<Change<V>>,
     ) -> Conflict {
-        let Refused { unmet, newest, decided_at, change } = self;
+        let Refused { unmet, newest, decided_at } = self;
         let (current, deletion) = match newest {
             State::Vacant => (None, None),
             State::Deleted(deletion) => (None, Some(Deletion::clone(&deletion))),
@@ -318,8 +414,8 @@ impl<V: Send + Sync + 'static> Refused<V> {
         let metadata = current.as_ref().map(|current| &current.metadata);
         let reason = Reason::of(&unmet, metadata, deletion.is_some());
         let proposed = match change {
-            Change::Put { record, .. } => Arc::into_inner(record).map(|record| record.value),
-            Change::Delete => None,
+            Some(Change::Put { record, .. }) => Arc::into_inner(record).map(|record| record.value),
+            Some(Change::Delete) | None => None,
         };
         Conflict {
             reason,

@@ -24,6 +24,9 @@ pub enum Reason {
     AlreadyExists,
     /// A retrying write used up its attempts or its time; see [`RetryPolicy`](crate::RetryPolicy).
     Contended,
+    /// The entity is not in the state that the caller relied on; see
+    /// [`if_state`](crate::Write::if_state).
+    WrongState,
 }
 
 impl Reason {
@@ -35,6 +38,7 @@ impl Reason {
             Reason::Absent => "absent",
             Reason::AlreadyExists => "already_exists",
             Reason::Contended => "contended",
+            Reason::WrongState => "wrong_state",
         }
     }
 
@@ -43,6 +47,7 @@ impl Reason {
     pub(crate) fn of(unmet: &Precondition, current: Option<&Metadata>, deleted: bool) -> Reason {
         match unmet {
             Precondition::Absent | Precondition::MatchesNone(_) => Reason::AlreadyExists,
+            Precondition::State(_) if current.is_some() => Reason::WrongState,
             _ if current.is_some() => Reason::StaleVersion,
             Precondition::Exists => Reason::Absent,
             // Names no version of this lineage, so none that was deleted.
@@ -231,6 +236,7 @@ impl Conflict {
     pub fn retry(&self) -> Retry {
         match self.reason {
             Reason::StaleVersion | Reason::Deleted | Reason::Absent => Retry::Refetch,
+            Reason::WrongState => Retry::Refetch,
             Reason::AlreadyExists => Retry::Never,
             // As long as the caller has already tried: the load has to fall first.
             Reason::Contended => {
@@ -261,7 +267,19 @@ impl Conflict {
             Reason::Absent => f.write_str("does not exist; create it, or check the key"),
             Reason::Deleted => self.say_deleted(f),
             Reason::Contended => self.say_contended(f),
+            Reason::WrongState => self.say_wrong_state(f),
         }
+    }
+
+    fn say_wrong_state(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Precondition::State(predicate) = &self.unmet {
+            write!(f, "is not in the state {:?}", predicate.name())?;
+        }
+        if let Some(current) = self.current_metadata() {
+            let (author, age) = (author(current), self.age(current));
+            write!(f, ", at version {}: {author} wrote it {age} ago", current.version)?;
+        }
+        f.write_str("; read it again and decide anew")
     }
 
     fn say_stale(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::conflict::{Conflict, Reason};
+use crate::version::Version;
 
 /// The result of most calls of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -85,6 +86,13 @@ pub enum Error {
         collection: Arc<str>,
         /// The key, as text.
         key: String,
+    },
+    /// The operation id has been used for another write (G5). Nothing was written.
+    KeyReused {
+        /// The operation id.
+        id: String,
+        /// The version of the write that used it.
+        version: Version,
     },
     /// The collection belongs to another store than the transaction. Nothing was written.
     OtherStore {
@@ -189,6 +197,8 @@ pub enum Limit {
     TransactionWrites,
     /// Bytes of the record of one transaction.
     TransactionBytes,
+    /// Bytes of an operation id.
+    OperationIdBytes,
 }
 
 impl Error {
@@ -232,13 +242,14 @@ impl Error {
             Error::Conflict(_) | Error::Refused(_) => 409,
             Error::CollectionType { .. } | Error::Schema { .. } => 409,
             Error::Limit { limit: Limit::KeyBytes | Limit::ActorBytes, .. } => 400,
-            Error::Limit { limit: Limit::Preconditions, .. } => 400,
+            Error::Limit { limit: Limit::Preconditions | Limit::OperationIdBytes, .. } => 400,
             Error::Limit { limit: Limit::PendingBytes, .. } => 503,
             Error::Limit { limit: Limit::ValueBytes, .. } => 413,
             Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. } => 409,
             Error::Limit { limit: Limit::TransactionKeys | Limit::TransactionWrites, .. } => 413,
             Error::Limit { limit: Limit::TransactionBytes, .. } => 413,
             Error::NoCondition { .. } => 428,
+            Error::KeyReused { .. } => 422,
             Error::Restart => 503,
             Error::CollectionName(_) => 400,
             Error::Encode { .. } => 422,
@@ -301,6 +312,10 @@ impl fmt::Display for Error {
             Error::NoCondition { collection, key } => {
                 write!(f, "{collection}/{key} is written without a condition; ")?;
                 f.write_str("read it in the transaction before, or name one with `put_if`")
+            }
+            Error::KeyReused { id, version } => {
+                write!(f, "operation id {id:?} was used for another write, version {version}; ")?;
+                f.write_str("nothing was written; give each write an id of its own")
             }
             Error::OtherStore { collection } => {
                 write!(f, "collection {collection} belongs to another store; ")?;
@@ -372,6 +387,7 @@ impl fmt::Display for Limit {
             Limit::TransactionKeys => "keys",
             Limit::TransactionWrites => "writes",
             Limit::TransactionBytes => "bytes of record",
+            Limit::OperationIdBytes => "bytes of operation id",
         })
     }
 }

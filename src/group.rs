@@ -16,9 +16,11 @@ pub(crate) use members::{Item, Members, Scan};
 
 use crate::clock::Timestamp;
 use crate::collection::CollectionState;
+use crate::commit::Terms;
 use crate::conflict::Conflict;
-use crate::entity::Actor;
+use crate::entity::{Actor, Record};
 use crate::error::Result;
+use crate::ids::{Claimed, First, IdRecord};
 use crate::log::{Room, Stamp};
 use crate::map::Install;
 use crate::record;
@@ -36,6 +38,8 @@ pub(crate) struct Group {
 pub(crate) enum Attempt {
     /// With the version of the commit; `None` if there was nothing to write.
     Landed(Option<Stamp>),
+    /// The commit with this operation id has landed before.
+    Replayed(Arc<Record<IdRecord>>),
     Refused {
         decided_at: Timestamp,
     },
@@ -99,6 +103,9 @@ pub(crate) trait Locked {
 
     fn log(&self, bytes: &mut Vec<u8>);
 
+    /// What the first write finds at its key.
+    fn first(&self) -> Option<First>;
+
     fn unlock_index(&mut self);
 
     fn install(&mut self, stamp: Stamp, actor: Option<&Actor>, at: Install);
@@ -140,51 +147,21 @@ impl Group {
         self.shares.values_mut().try_fold(0, |from, share| Some(from.max(share.unchanged()?)))
     }
 
-    /// Tries the commit, for the record of which there is room. It takes effect if and only if
-    /// all conditions hold and nothing that was read has changed (G1).
+    /// Tries the commit; see [`attempt`].
     ///
     /// # Errors
-    /// [`Error::Closed`](crate::Error::Closed) and [`Error::Poisoned`](crate::Error::Poisoned);
-    /// nothing was written then.
+    /// As of `attempt`.
     pub(crate) fn attempt(
         &mut self,
         store: &Inner,
+        terms: Option<&Terms>,
         actor: Option<&Actor>,
         room: Room<'_>,
         by_future: bool,
         verdict: &mut Verdict,
     ) -> Result<Attempt> {
-        let durable = store.durable()?;
-        let writes: usize = self.shares.values().map(|share| share.writes()).sum();
-        let mut locked: Vec<_> = self.shares.values_mut().map(|share| share.lock()).collect();
-        for share in &mut locked {
-            share.decide(verdict);
-        }
-        for share in &mut locked {
-            share.lock_index(verdict);
-        }
-        if verdict.moved || verdict.unmet {
-            drop(locked);
-            return Ok(Attempt::Refused { decided_at: store.now() });
-        }
-        if writes == 0 {
-            return Ok(Attempt::Landed(None));
-        }
-        for share in &mut locked {
-            share.list();
-        }
-        let payload = |bytes: &mut Vec<u8>| log(bytes, &locked, actor, writes);
-        let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
-        for share in &mut locked {
-            share.unlock_index();
-        }
-        let durable = durable.load(Ordering::Acquire);
-        for share in &mut locked {
-            share.install(stamp, actor, Install { open_from: stamp.open_from, durable });
-        }
-        drop(locked);
-        store.journal.appended(stamp);
-        Ok(Attempt::Landed(Some(stamp)))
+        let mut shares: Vec<_> = self.shares.values_mut().map(|share| &mut **share).collect();
+        attempt(store, &mut shares, terms, actor, room, by_future, verdict)
     }
 
     /// Where the first key is that was refused.
@@ -205,14 +182,91 @@ impl Group {
     }
 }
 
+/// Tries a commit, for the record of which there is room. It takes effect if and only if all
+/// conditions hold and nothing that was read has changed (G1). The shares are in the order of their
+/// collections.
+///
+/// # Errors
+/// [`Error::Closed`](crate::Error::Closed) and [`Error::Poisoned`](crate::Error::Poisoned); nothing
+/// was written then.
+pub(crate) fn attempt(
+    store: &Inner,
+    shares: &mut [&mut dyn Share],
+    terms: Option<&Terms>,
+    actor: Option<&Actor>,
+    room: Room<'_>,
+    by_future: bool,
+    verdict: &mut Verdict,
+) -> Result<Attempt> {
+    let durable = store.durable()?;
+    let writes: usize = shares.iter().map(|share| share.writes()).sum();
+    let mut locked: Vec<_> = shares.iter_mut().map(|share| share.lock()).collect();
+    let claim = terms.and_then(|terms| terms.claim.as_ref());
+    let mut claimed = claim.map(|claim| store.ids.lock(claim));
+    // Before any conflict is reported (G5).
+    if let Some(record) = claimed.as_ref().and_then(|claimed| claimed.found(store.now())) {
+        verdict.rests_on = verdict.rests_on.max(record.metadata.version.get());
+        return Ok(Attempt::Replayed(record));
+    }
+    for share in &mut locked {
+        share.decide(verdict);
+    }
+    for share in &mut locked {
+        share.lock_index(verdict);
+    }
+    if verdict.moved || verdict.unmet {
+        drop((locked, claimed));
+        return Ok(Attempt::Refused { decided_at: store.now() });
+    }
+    if writes == 0 {
+        return Ok(Attempt::Landed(None));
+    }
+    for share in &mut locked {
+        share.list();
+    }
+    if let Some(claimed) = &mut claimed {
+        claimed.prepare(locked.iter().find_map(|share| share.first()).unwrap_or_default());
+    }
+    let payload = |bytes: &mut Vec<u8>| log(bytes, &locked, claimed.as_ref(), actor, writes);
+    let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
+    for share in &mut locked {
+        share.unlock_index();
+    }
+    let durable_then = durable.load(Ordering::Acquire);
+    let at = Install { open_from: stamp.open_from, durable: durable_then };
+    for share in &mut locked {
+        share.install(stamp, actor, at);
+    }
+    if let Some(claimed) = claimed {
+        claimed.install(stamp, actor, at);
+    }
+    drop(locked);
+    store.journal.appended(stamp);
+    if let Some(claim) = claim {
+        store.ids.landed(claim, stamp, durable);
+    }
+    Ok(Attempt::Landed(Some(stamp)))
+}
+
 /// Writes the record: the names that the log does not know yet, then the writes.
-fn log(bytes: &mut Vec<u8>, locked: &[Box<dyn Locked + '_>], actor: Option<&Actor>, writes: usize) {
+fn log(
+    bytes: &mut Vec<u8>,
+    locked: &[Box<dyn Locked + '_>],
+    claimed: Option<&Claimed<'_>>,
+    actor: Option<&Actor>,
+    writes: usize,
+) {
     let unknown: Vec<_> = locked.iter().filter(|share| share.announces()).collect();
-    record::begin(bytes, actor.map(Actor::as_str), (unknown.len() + writes) as u64);
+    let unknown_ids = claimed.filter(|claimed| claimed.announces());
+    let names = unknown.len() + usize::from(unknown_ids.is_some());
+    let count = names + writes + usize::from(claimed.is_some());
+    record::begin(bytes, actor.map(Actor::as_str), count as u64);
     for share in unknown {
         share.announce(bytes);
     }
+    unknown_ids.into_iter().for_each(|claimed| claimed.announce(bytes));
     for share in locked {
         share.log(bytes);
     }
+    claimed.into_iter().for_each(|claimed| claimed.log(bytes));
 }

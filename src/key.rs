@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use smallvec::SmallVec;
 
+use crate::map::KeyBuf;
+
 /// Room for the bytes of a key while it is looked up.
 type Scratch = SmallVec<[u8; 64]>;
 
@@ -323,6 +325,11 @@ macro_rules! tuple_keys {
 tuple_keys!((A, ByA, 0), (B, ByB, 1));
 tuple_keys!((A, ByA, 0), (B, ByB, 1), (C, ByC, 2));
 tuple_keys!((A, ByA, 0), (B, ByB, 1), (C, ByC, 2), (D, ByD, 3));
+
+/// The bytes of a key, owned.
+pub(crate) fn key_buf<K: Key>(key: impl AsKey<K>) -> KeyBuf {
+    key.with_bytes(|bytes| KeyBuf::from(bytes))
+}
 
 /// The type of the keys of a collection, where only their bytes are about.
 pub(crate) struct KeyType {

@@ -62,6 +62,8 @@ mod update;
 mod transact;
 mod commit;
 mod group;
+mod ids;
+mod reserved;
 mod retry;
 mod turns;
 mod map;
@@ -98,10 +100,12 @@ pub use entity::{Actor, Entity, Metadata};
 pub use error::{Error, Limit, Outcome, Result};
 pub use key::{AsKey, AsPrefix, Key};
 pub use options::{Durability, Limits, RetryPolicy, StoreBuilder};
-pub use precondition::{Precondition, decide};
+pub use precondition::{Precondition, Predicate, decide};
 pub use progress::{Phase, Progress};
 pub use store::Store;
-pub use transact::{Seen, Transact, TransactFuture, Transacted, Transaction};
+pub use transact::{
+    Once, Seen, Transact, TransactFuture, TransactOnce, TransactOnceFuture, Transacted, Transaction,
+};
 pub use update::{Change, Compute, Computed, Decide, Method, TryChange, Update, UpdateFuture};
 pub use version::{EntityTag, Lineage, NotATag, Version};
 pub use write::{

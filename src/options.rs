@@ -60,6 +60,13 @@ pub struct Limits {
     /// Bytes of the record of a transaction; 16 MiB by default, at most 256 MiB. A store in memory
     /// keeps no records, so it cannot tell.
     pub transaction_bytes: usize,
+    /// Bytes of an operation id; 256 by default.
+    pub operation_id_bytes: usize,
+    /// Operation ids that are remembered (G5); 100,000 by default. Beyond it the oldest is
+    /// forgotten.
+    pub operation_ids: usize,
+    /// For how long operation ids are remembered; 24 hours by default.
+    pub operation_id_age: Duration,
 }
 
 impl Default for Limits {
@@ -75,6 +82,9 @@ impl Default for Limits {
             transaction_keys: 65_536,
             transaction_writes: 1_024,
             transaction_bytes: 16 << 20,
+            operation_id_bytes: 256,
+            operation_ids: 100_000,
+            operation_id_age: Duration::from_secs(24 * 3_600),
         }
     }
 }
@@ -98,6 +108,7 @@ impl Limits {
             Limit::TransactionKeys => self.transaction_keys,
             Limit::TransactionWrites => self.transaction_writes,
             Limit::TransactionBytes => self.transaction_bytes.min(VALUE_BYTES_MAX),
+            Limit::OperationIdBytes => self.operation_id_bytes,
         };
         if actual <= allowed {
             return Ok(());

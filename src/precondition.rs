@@ -1,5 +1,6 @@
 //! What a write relies on, and the one function that decides whether it holds.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::Timestamp;
@@ -29,6 +30,44 @@ pub enum Precondition {
     UnmodifiedSince(SystemTime),
     /// Always holds: the write overwrites whatever is there.
     Unconditional,
+    /// An entity is there, and its value is in this state: made by
+    /// [`if_state`](crate::Write::if_state).
+    State(Predicate),
+}
+
+/// A named predicate on a value, and what it said of which version.
+///
+/// It is the caller's code, so it is tried with nothing locked; when the write is decided, the
+/// entity has to be at the version that it was tried on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predicate {
+    name: Arc<str>,
+    tried: Option<(Version, bool)>,
+}
+
+impl Predicate {
+    pub(crate) fn untried(name: Arc<str>) -> Predicate {
+        Predicate { name, tried: None }
+    }
+
+    /// Takes down what it said of the newest entity, if there is one.
+    pub(crate) fn tried(&mut self, said: Option<(Version, bool)>) {
+        self.tried = said;
+    }
+
+    /// The name of the state.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn holds(&self, at: Version) -> bool {
+        self.tried == Some((at, true))
+    }
+
+    /// Whether it would have to be tried again: `current` is another version than it was tried on.
+    pub(crate) fn is_outdated(&self, current: Option<Version>) -> bool {
+        self.tried.map(|(version, _)| version) != current
+    }
 }
 
 impl Precondition {
@@ -51,6 +90,7 @@ impl Precondition {
             (Precondition::Matches(version), Some(at)) => at.version == *version,
             (Precondition::MatchesAny(versions), Some(at)) => versions.contains(&at.version),
             (Precondition::UnmodifiedSince(time), Some(at)) => unmodified_since(*time, at),
+            (Precondition::State(predicate), Some(at)) => predicate.holds(at.version),
         }
     }
 

@@ -26,6 +26,9 @@ pub(crate) trait Task: Sized {
     /// caller's code.
     type Left;
 
+    /// Whether time is taken from the start; else from the first loss on.
+    const TIMED: bool = true;
+
     /// Where callers queue up who are about to do the same, if that is known already.
     fn place(&self) -> Option<Place>;
 
@@ -78,7 +81,7 @@ impl<T: Task> Phase<T> {
 /// The task's; [`Error::Poisoned`](crate::Error::Poisoned).
 pub(crate) fn run<T: Task>(store: &Inner, mut task: T, policy: RetryPolicy) -> Result<T::Answer> {
     let clock = &store.clock;
-    let mut retrying = Retrying::new(store, policy, false);
+    let mut retrying = Retrying::new::<T>(store, policy, false);
     let mut phase = retrying.first_phase(&task);
     loop {
         phase = match phase {
@@ -144,7 +147,7 @@ impl<'a, T: Task> Driven<'a, T> {
         loop {
             let next = match std::mem::replace(&mut self.state, State::Done) {
                 State::Start(store, task, policy) => {
-                    let mut retrying = Retrying::new(store, policy, true);
+                    let mut retrying = Retrying::new::<T>(store, policy, true);
                     let phase = retrying.first_phase(&task);
                     State::Running(retrying, task, phase)
                 }
@@ -228,15 +231,16 @@ pub(crate) struct Retrying<'a> {
     pub(crate) store: &'a Inner,
     pub(crate) by_future: bool,
     policy: RetryPolicy,
-    started: Duration,
+    started: Option<Duration>,
     attempts: u32,
     last_pause: Duration,
     turn: Option<Turn>,
 }
 
 impl<'a> Retrying<'a> {
-    fn new(store: &'a Inner, policy: RetryPolicy, by_future: bool) -> Retrying<'a> {
-        let (started, last_pause) = (store.clock.monotonic(), policy.pause_min);
+    fn new<T: Task>(store: &'a Inner, policy: RetryPolicy, by_future: bool) -> Retrying<'a> {
+        let started = T::TIMED.then(|| store.clock.monotonic());
+        let last_pause = policy.pause_min;
         Retrying { store, by_future, policy, started, attempts: 0, last_pause, turn: None }
     }
 
@@ -261,6 +265,8 @@ impl<'a> Retrying<'a> {
         place: Place,
         seen: Option<T::Seen>,
     ) -> Option<Phase<T>> {
+        let clock = &self.store.clock;
+        self.started.get_or_insert_with(|| clock.monotonic());
         if self.attempts >= self.policy.attempts || self.left().is_zero() {
             return None;
         }
@@ -303,7 +309,8 @@ impl<'a> Retrying<'a> {
     }
 
     fn elapsed(&self) -> Duration {
-        self.store.clock.monotonic().saturating_sub(self.started)
+        let since = |started| self.store.clock.monotonic().saturating_sub(started);
+        self.started.map_or(Duration::ZERO, since)
     }
 
     fn left(&self) -> Duration {

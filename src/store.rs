@@ -16,6 +16,7 @@ use crate::collection::{Collection, CollectionState};
 use crate::declare::CollectionBuilder;
 use crate::disk::Disk;
 use crate::error::{Error, Limit, Result};
+use crate::ids::Ids;
 use crate::journal::{Counter, Journal};
 use crate::key::{Key, KeyType};
 use crate::log::Log;
@@ -23,6 +24,7 @@ use crate::migration::{Migration, check_codec};
 use crate::options::{Limits, RetryPolicy, StoreBuilder};
 use crate::record::CatalogEntry;
 use crate::recovery::{self, Contents, Recovered, StoredCollection};
+use crate::reserved::{Reserved, is_reserved};
 use crate::service::Service;
 use crate::snapshot::{self, Collected, Named, Snapshots, Source, Sources};
 use crate::source::Typed;
@@ -53,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) retry: RetryPolicy,
     pub(crate) service: Arc<Service>,
     pub(crate) turns: Turns,
+    pub(crate) ids: Ids,
     pub(crate) random: Mutex<fastrand::Rng>,
     closed: AtomicBool,
     stripes: usize,
@@ -127,7 +130,8 @@ impl Store {
         });
         let journal = Journal::Memory(Counter::new());
         let registry = Registry::new(Contents::default());
-        Store::assemble(builder, lineage, journal, service, registry, None, None)
+        let reserved = Reserved::new(builder.stripes);
+        Store::assemble(builder, lineage, journal, service, registry, reserved, None)
     }
 
     pub(crate) fn open_on(builder: StoreBuilder, disk: Arc<dyn Disk>) -> Result<Store> {
@@ -140,6 +144,8 @@ impl Store {
         let log = Log::new(writer, next_version, time, thread, builder.durability, disk.path(""));
         service.attach(&log);
         let registry = Registry::new(contents);
+        let reserved = Reserved::new(builder.stripes);
+        registry.lock().open_reserved(&reserved.ids)?;
         // The log is counted by segments.
         let after = builder.snapshot_after.max(builder.segment_size.bytes);
         let rate = builder.snapshot_rate;
@@ -148,8 +154,8 @@ impl Store {
         let snapshots = Snapshots::new(settings, disk, for_snapshots, live, sources, known);
         snapshots.start_if_due();
         let journal = Journal::Log(log);
-        let snapshots = Some(snapshots);
-        Ok(Store::assemble(builder, lineage, journal, service, registry, snapshots, Some(lock)))
+        let on_disk = Some((snapshots, lock));
+        Ok(Store::assemble(builder, lineage, journal, service, registry, reserved, on_disk))
     }
 
     fn assemble(
@@ -158,10 +164,12 @@ impl Store {
         journal: Journal,
         service: Arc<Service>,
         registry: Arc<Mutex<Registry>>,
-        snapshots: Option<Arc<Snapshots>>,
-        lock: Option<Box<dyn Send + Sync>>,
+        reserved: Reserved,
+        on_disk: Option<(Arc<Snapshots>, Box<dyn Send + Sync>)>,
     ) -> Store {
         let StoreBuilder { stripes, limits, retry, clock, seed, .. } = builder;
+        let (snapshots, lock) = on_disk.unzip();
+        let ids = Ids::new(reserved.ids, limits.operation_ids, limits.operation_id_age);
         let inner = Inner {
             lineage,
             journal,
@@ -170,6 +178,7 @@ impl Store {
             retry,
             service,
             turns: Turns::new(),
+            ids,
             random: Mutex::new(seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
             closed: AtomicBool::new(false),
             stripes,
@@ -311,8 +320,9 @@ impl Store {
     /// The names of the collections that are stored or open, in order.
     pub fn collections(&self) -> Vec<String> {
         let registry = self.inner.registry.lock();
-        let mut names: Vec<String> = registry.catalog.keys().cloned().collect();
-        names.extend(registry.open.keys().cloned());
+        let known = registry.catalog.keys().chain(registry.open.keys());
+        let mut names: Vec<String> =
+            known.filter(|name| is_collection_name(name)).cloned().collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -321,7 +331,8 @@ impl Store {
     /// Whether [`collections`](Store::collections) has this name.
     pub fn has_collection(&self, name: &str) -> bool {
         let registry = self.inner.registry.lock();
-        registry.catalog.contains_key(name) || registry.open.contains_key(name)
+        let is_known = registry.catalog.contains_key(name) || registry.open.contains_key(name);
+        is_known && is_collection_name(name)
     }
 
     /// The identity of this history of commits.
@@ -468,9 +479,33 @@ impl Drop for UnderWay<'_> {
 impl Registry {
     fn new(contents: Contents) -> Arc<Mutex<Registry>> {
         let Contents { catalog, collections, .. } = contents;
-        let next_id = catalog.values().map(|entry| entry.id).max().unwrap_or(0) + 1;
+        let ids = catalog.values().map(|entry| entry.id);
+        let next_id = ids.filter(|id| !is_reserved(*id)).max().unwrap_or(0) + 1;
         let stored = collections.into_iter().map(|(id, stored)| (id, Arc::new(stored))).collect();
         Arc::new(Mutex::new(Registry { catalog, stored, next_id, ..Registry::default() }))
+    }
+
+    /// Takes over what is stored of a collection of the crate's own.
+    ///
+    /// # Errors
+    /// [`Error::Decode`].
+    fn open_reserved<V>(&mut self, collection: &Arc<CollectionState<V>>) -> Result<()>
+    where
+        V: Send + Sync + 'static,
+    {
+        let name = collection.name.as_ref().to_owned();
+        if let Some(stored) = self.stored.remove(&collection.id) {
+            collection.load(&stored)?;
+        }
+        collection.announced.store(self.catalog.contains_key(&name), Ordering::Relaxed);
+        let open = Open {
+            state: Arc::clone(collection) as Arc<dyn Any + Send + Sync>,
+            types: String::new(),
+            source: Arc::new(Typed { state: Arc::clone(collection) }),
+            entry: collection.entry(),
+        };
+        self.open.insert(name, open);
+        Ok(())
     }
 
     /// The number of a collection, given out here to a new one, and what is stored of it.

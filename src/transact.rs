@@ -109,7 +109,7 @@ impl Store {
     }
 }
 
-impl<F, R> Transact<'_, F, R> {
+impl<'a, F, R> Transact<'a, F, R> {
     /// Names the writer; see [`Entity::written_by`].
     pub fn by(mut self, actor: impl Into<Actor>) -> Self {
         self.run.actor = Some(actor.into());
@@ -134,7 +134,34 @@ impl<F, R> Transact<'_, F, R> {
     where
         F: FnMut(&mut Transaction<'_>) -> Result<R>,
     {
-        retry::run(self.store, self.run, self.policy)
+        retry::run(self.store, self.run, self.policy).map(Once::expect_first)
+    }
+
+    /// Gives the transaction an id: if one of this actor with this id has landed before, it is not
+    /// run again (G5). See [`Write::operation_id`](crate::Write::operation_id); here it stands for
+    /// the actor alone. One that writes nothing is not remembered.
+    ///
+    /// ```
+    /// use ifmatch::{Once, Store};
+    ///
+    /// let store = Store::in_memory();
+    /// let hours = store.collection::<String, u32>("hours")?;
+    /// let book = || {
+    ///     let booking = store.transact(|tx| {
+    ///         let so_far = tx.get(&hours, "ann")?.map_or(0, |hours| *hours);
+    ///         tx.put(&hours, "ann", so_far + 8)
+    ///     });
+    ///     booking.by("ann").operation_id("monday").commit()
+    /// };
+    /// let Once::First(first) = book()? else { panic!("it has not landed before") };
+    /// let Once::Replayed { version } = book()? else { panic!("it has") };
+    /// assert_eq!(Some(version), first.version());
+    /// assert_eq!(hours.get("ann")?.map(|hours| *hours), Some(8));
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn operation_id(mut self, id: impl Into<String>) -> TransactOnce<'a, F, R> {
+        self.run.operation_id = Some(id.into());
+        TransactOnce(self)
     }
 }
 
@@ -167,7 +194,90 @@ where
     type Output = Result<Transacted<R>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Transacted<R>>> {
-        self.0.poll(context)
+        self.0.poll(context).map_ok(Once::expect_first)
+    }
+}
+
+/// A transaction with an operation id; made by [`Transact::operation_id`].
+#[must_use = "a transaction does nothing before `commit` or `.await`"]
+pub struct TransactOnce<'a, F, R>(Transact<'a, F, R>);
+
+/// What a transaction with an operation id came to (G5).
+#[derive(Clone, Debug)]
+pub enum Once<R> {
+    /// It was run now.
+    First(Transacted<R>),
+    /// It had landed before. What its closure returned then is not kept.
+    Replayed {
+        /// The version that everything written got then.
+        version: Version,
+    },
+}
+
+impl<R> Once<R> {
+    fn expect_first(self) -> Transacted<R> {
+        match self {
+            Once::First(transacted) => transacted,
+            Once::Replayed { .. } => unreachable!("there was no operation id"),
+        }
+    }
+}
+
+impl<'a, F, R> TransactOnce<'a, F, R>
+where
+    F: FnMut(&mut Transaction<'_>) -> Result<R>,
+{
+    /// Runs the transaction, unless it has landed before, and blocks until its answer is durable
+    /// (G3).
+    ///
+    /// # Errors
+    /// As [`Transact::commit`]; [`Error::KeyReused`].
+    pub fn commit(self) -> Result<Once<R>> {
+        retry::run(self.0.store, self.0.run, self.0.policy)
+    }
+}
+
+impl<'a, F, R> IntoFuture for TransactOnce<'a, F, R>
+where
+    F: FnMut(&mut Transaction<'_>) -> Result<R>,
+{
+    type Output = Result<Once<R>>;
+    type IntoFuture = TransactOnceFuture<'a, F, R>;
+
+    fn into_future(self) -> TransactOnceFuture<'a, F, R> {
+        TransactOnceFuture(self.0.into_future())
+    }
+}
+
+/// As [`TransactFuture`], of a transaction with an operation id.
+#[must_use = "futures do nothing unless polled"]
+pub struct TransactOnceFuture<'a, F, R>(TransactFuture<'a, F, R>)
+where
+    F: FnMut(&mut Transaction<'_>) -> Result<R>;
+
+impl<F, R> Future for TransactOnceFuture<'_, F, R>
+where
+    F: FnMut(&mut Transaction<'_>) -> Result<R>,
+{
+    type Output = Result<Once<R>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Once<R>>> {
+        self.0.0.poll(context)
+    }
+}
+
+impl<F, R> fmt::Debug for TransactOnce<'_, F, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TransactOnce").field(&self.0).finish()
+    }
+}
+
+impl<F, R> fmt::Debug for TransactOnceFuture<'_, F, R>
+where
+    F: FnMut(&mut Transaction<'_>) -> Result<R>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransactOnceFuture").finish_non_exhaustive()
     }
 }
 

@@ -52,6 +52,7 @@ pub struct Update<'a, K, V, F, M> {
     key: KeyBuf,
     change: F,
     actor: Option<Actor>,
+    operation_id: Option<String>,
     policy: RetryPolicy,
     method: PhantomData<fn() -> M>,
 }
@@ -143,12 +144,21 @@ impl<'a, K: Key, V: Send + Sync + 'static, F, M> Update<'a, K, V, F, M> {
     fn new(collection: &'a Collection<K, V>, key: impl AsKey<K>, change: F) -> Self {
         let key = key.with_bytes(|key| KeyBuf::from(key));
         let policy = collection.store.retry.clone();
-        Update { collection, key, change, actor: None, policy, method: PhantomData }
+        let (actor, operation_id, method) = (None, None, PhantomData);
+        Update { collection, key, change, actor, operation_id, policy, method }
     }
 
     /// Names the writer; see [`Entity::written_by`].
     pub fn by(mut self, actor: impl Into<Actor>) -> Self {
         self.actor = Some(actor.into());
+        self
+    }
+
+    /// Gives the update an id: if one of this actor with this id has landed before, its result is
+    /// returned, and nothing is written (G5). See [`Write::operation_id`](crate::Write::operation_id);
+    /// here it stands for the key alone, and the value is remembered with it.
+    pub fn operation_id(mut self, id: impl Into<String>) -> Self {
+        self.operation_id = Some(id.into());
         self
     }
 
@@ -179,9 +189,9 @@ where
     }
 
     fn into_run(self) -> (&'a Inner, Run<'a, V, F, M>, RetryPolicy) {
-        let Update { collection, key, change, actor, policy, .. } = self;
+        let Update { collection, key, change, actor, operation_id, policy, .. } = self;
         let Collection { store, state, .. } = collection;
-        (store, Run::new(state, key, change, actor), policy)
+        (store, Run::new(state, key, change, actor, operation_id), policy)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The builders of conditional writes: run by `commit`, or awaited.
 
+mod run;
+
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
@@ -9,16 +11,16 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use crate::collection::{Collection, CollectionState};
-use crate::commit::{Attempt, Landed, Preconditions, Prepared, Written};
+use crate::commit::Written;
 use crate::conflict::Effort;
-use crate::entity::{Actor, Entity, Record};
+use crate::entity::{Actor, Entity};
 use crate::error::{Limit, Result};
-use crate::key::{AsKey, Key};
-use crate::log::Ticket;
-use crate::map::KeyBuf;
+use crate::key::{AsKey, Key, key_buf};
 use crate::options::Limits;
 use crate::precondition::Precondition;
+use crate::retry::{self, Driven};
 use crate::version::Version;
+use crate::write::run::{Request, Run};
 
 /// A write that has not been run yet.
 ///
@@ -49,7 +51,8 @@ use crate::version::Version;
 /// ```
 #[must_use = "a write does nothing before `commit` or `.await`"]
 pub struct Write<'a, K, V, O, C = Conditional> {
-    request: Request<'a, K, V>,
+    request: Request<'a, V>,
+    key: PhantomData<fn() -> K>,
     kind: PhantomData<(O, C)>,
 }
 
@@ -69,16 +72,6 @@ pub struct Conditional;
 #[derive(Debug)]
 pub struct Unconditioned;
 
-/// What a write asks for.
-struct Request<'a, K, V> {
-    collection: &'a Collection<K, V>,
-    key: KeyBuf,
-    /// The new value; `None` deletes. Allocated at once, so that moving the builder is cheap.
-    record: Option<Arc<Record<V>>>,
-    preconditions: Preconditions,
-    actor: Option<Actor>,
-}
-
 /// A landed write of a value.
 #[derive(Clone, Debug)]
 pub struct Committed<V> {
@@ -86,15 +79,20 @@ pub struct Committed<V> {
     previous: Option<Version>,
     attempts: u32,
     elapsed: Duration,
+    replayed: bool,
 }
 
 impl<V> Committed<V> {
     pub(crate) fn new(entity: Entity<V>, previous: Option<Version>) -> Committed<V> {
-        Committed { entity, previous, attempts: 1, elapsed: Duration::ZERO }
+        Committed { entity, previous, attempts: 1, elapsed: Duration::ZERO, replayed: false }
     }
 
     pub(crate) fn after(self, Effort { attempts, elapsed }: Effort) -> Committed<V> {
         Committed { attempts, elapsed, ..self }
+    }
+
+    pub(crate) fn replayed(self, replayed: bool) -> Committed<V> {
+        Committed { replayed, ..self }
     }
 
     /// The version of the new entity.
@@ -127,6 +125,11 @@ impl<V> Committed<V> {
         self.attempts
     }
 
+    /// Whether a write with this operation id had landed before, and this is its result (G5).
+    pub fn is_replayed(&self) -> bool {
+        self.replayed
+    }
+
     /// How long the attempts took, waiting for a turn and pauses included, the wait for the disk
     /// not. Zero for a write that is attempted once.
     pub fn elapsed(&self) -> Duration {
@@ -139,6 +142,7 @@ impl<V> Committed<V> {
 pub struct Deleted {
     pub(crate) version: Version,
     pub(crate) previous: Version,
+    pub(crate) replayed: bool,
 }
 
 impl Deleted {
@@ -151,6 +155,11 @@ impl Deleted {
     pub fn previous(self) -> Version {
         self.previous
     }
+
+    /// Whether a delete with this operation id had landed before, and this is its result (G5).
+    pub fn is_replayed(self) -> bool {
+        self.replayed
+    }
 }
 
 impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
@@ -161,19 +170,19 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
 
     /// Writes a value under a condition that is still to be named.
     pub fn put(&self, key: impl AsKey<K>, value: V) -> Write<'_, K, V, Put, Unconditioned> {
-        Write::new(Request::new(self, key, Some(value)))
+        Write::new(Request::new(&self.store, &self.state, key_buf(key), Some(value)))
     }
 
     /// Deletes an entity under a condition that is still to be named. An entity that is not
     /// there cannot be deleted, whatever the condition: that is refused as `absent` or `deleted`.
     pub fn delete(&self, key: impl AsKey<K>) -> Write<'_, K, V, Delete, Unconditioned> {
-        Write::new(Request::new(self, key, None))
+        Write::new(Request::new(&self.store, &self.state, key_buf(key), None))
     }
 }
 
 impl<'a, K, V, O, C> Write<'a, K, V, O, C> {
-    fn new(request: Request<'a, K, V>) -> Self {
-        Write { request, kind: PhantomData }
+    fn new(request: Request<'a, V>) -> Self {
+        Write { request, key: PhantomData, kind: PhantomData }
     }
 
     /// Names the writer; see [`Entity::written_by`].
@@ -217,6 +226,56 @@ impl<'a, K, V, O, C> Write<'a, K, V, O, C> {
         self.condition(Precondition::Unconditional)
     }
 
+    /// If the entity is in a state: `holds` is true of its value. The name is the one by which a
+    /// refusal, of the reason `wrong_state`, tells of it.
+    ///
+    /// `holds` runs with no lock held, on the newest entity, and again if that changes before the
+    /// write takes effect, as often as the store's [`RetryPolicy`](crate::RetryPolicy) allows.
+    ///
+    /// ```
+    /// use ifmatch::{Reason, Store};
+    ///
+    /// let store = Store::in_memory();
+    /// let orders = store.collection::<u64, String>("orders")?;
+    /// orders.create(7, "shipped".to_owned()).by("depot").commit()?;
+    /// let cancel = orders.put(7, "cancelled".to_owned());
+    /// let refused = cancel.if_state("pending", |order| order == "pending").commit().unwrap_err();
+    /// assert_eq!(refused.conflict().map(|conflict| conflict.reason()), Some(Reason::WrongState));
+    /// assert!(refused.to_string().starts_with("orders/7 is not in the state \"pending\""));
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn if_state(
+        mut self,
+        name: impl Into<Arc<str>>,
+        holds: impl Fn(&V) -> bool + Send + Sync + 'a,
+    ) -> Write<'a, K, V, O> {
+        self.request.add_predicate(name.into(), Box::new(holds));
+        Write::new(self.request)
+    }
+
+    /// Gives the write an id: if a write of this actor with this id has landed before, that one's
+    /// result is returned, and nothing is written (G5). So a write whose answer was lost can be
+    /// sent again.
+    ///
+    /// The id stands for the verb, the key and the value, not for the conditions. It is remembered
+    /// for as long as [`Limits::operation_ids`](crate::Limits) says, restarts included; refused
+    /// writes are not. The value is encoded to be compared, in a store in memory too.
+    ///
+    /// ```
+    /// let store = ifmatch::Store::in_memory();
+    /// let orders = store.collection::<u64, String>("orders")?;
+    /// let order = || orders.create(7, "two bolts".to_owned()).by("ann").operation_id("o-1");
+    /// let first = order().commit()?;
+    /// let again = order().commit()?; // the reply was lost, say
+    /// assert_eq!(again.version(), first.version());
+    /// assert!(again.is_replayed() && !first.is_replayed());
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn operation_id(mut self, id: impl Into<String>) -> Self {
+        self.request.set_operation_id(id.into());
+        self
+    }
+
     /// If `precondition` holds, along with those already named.
     pub fn condition(mut self, precondition: Precondition) -> Write<'a, K, V, O> {
         self.request.preconditions.push(precondition);
@@ -224,7 +283,7 @@ impl<'a, K, V, O, C> Write<'a, K, V, O, C> {
     }
 }
 
-impl<K, V, O> Write<'_, K, V, O>
+impl<'a, K, V, O> Write<'a, K, V, O>
 where
     K: Key,
     V: Send + Sync + 'static,
@@ -235,20 +294,12 @@ where
     /// # Errors
     /// [`Conflict`](crate::Error::Conflict) if a condition did not hold;
     /// [`Limit`](crate::Error::Limit), [`Encode`](crate::Error::Encode),
-    /// [`DiskFull`](crate::Error::DiskFull), [`Closed`](crate::Error::Closed) and
-    /// [`Poisoned`](crate::Error::Poisoned). Nothing was written then, unless `Poisoned` says
-    /// that the outcome is unknown.
+    /// [`KeyReused`](crate::Error::KeyReused), [`DiskFull`](crate::Error::DiskFull),
+    /// [`Closed`](crate::Error::Closed) and [`Poisoned`](crate::Error::Poisoned). Nothing was
+    /// written then, unless `Poisoned` says that the outcome is unknown.
     pub fn commit(self) -> Result<O::Output> {
-        let request = self.request;
-        request.check()?;
-        let (collection, key) = (request.collection, request.key.clone());
-        let prepared = request.prepare()?;
-        let room = collection.store.journal.reserve(prepared.payload)?;
-        let Collection { store, state, .. } = collection;
-        let attempt = state.attempt(store, &key, prepared, room, false)?;
-        let durable = collection.store.journal.wait(attempt.rests_on());
-        durable.map_err(|error| attempt.lost(error))?;
-        finish::<K, V, O>(collection, &key, attempt)
+        let store = self.request.store;
+        retry::run(store, Run::<V, O>::new(self.request), store.retry.clone())
     }
 }
 
@@ -259,11 +310,11 @@ where
     O: Operation<V>,
 {
     type Output = Result<O::Output>;
-    type IntoFuture = WriteFuture<'a, K, V, O>;
+    type IntoFuture = WriteFuture<'a, V, O>;
 
-    fn into_future(self) -> WriteFuture<'a, K, V, O> {
-        let state = FutureState::Start(self.request);
-        WriteFuture { state, ticket: Ticket::default(), operation: PhantomData }
+    fn into_future(self) -> WriteFuture<'a, V, O> {
+        let store = self.request.store;
+        WriteFuture(Driven::new(store, Run::new(self.request), store.retry.clone()))
     }
 }
 
@@ -271,100 +322,19 @@ where
 /// for its record then, when it is polled after there is; dropping it later does not undo the
 /// write, dropping it before leaves nothing. Never blocks on the disk.
 #[must_use = "futures do nothing unless polled"]
-pub struct WriteFuture<'a, K, V, O> {
-    state: FutureState<'a, K, V>,
-    ticket: Ticket,
-    operation: PhantomData<fn() -> O>,
-}
-
-enum FutureState<'a, K, V> {
-    Start(Request<'a, K, V>),
-    Prepared { collection: &'a Collection<K, V>, key: KeyBuf, prepared: Prepared<V> },
-    Waiting { collection: &'a Collection<K, V>, key: KeyBuf, attempt: Attempt<V> },
-    Done,
-}
+pub struct WriteFuture<'a, V, O>(Driven<'a, Run<'a, V, O>>)
+where
+    V: Send + Sync + 'static,
+    O: Operation<V>;
 
 /// Nothing in the future points into it.
-impl<K, V, O> Unpin for WriteFuture<'_, K, V, O> {}
+impl<V: Send + Sync, O: Operation<V>> Unpin for WriteFuture<'_, V, O> {}
 
-impl<K, V, O> Future for WriteFuture<'_, K, V, O>
-where
-    K: Key,
-    V: Send + Sync + 'static,
-    O: Operation<V>,
-{
+impl<V: Send + Sync, O: Operation<V>> Future for WriteFuture<'_, V, O> {
     type Output = Result<O::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        loop {
-            match std::mem::replace(&mut this.state, FutureState::Done) {
-                FutureState::Start(request) => {
-                    request.check()?;
-                    let (collection, key) = (request.collection, request.key.clone());
-                    let prepared = request.prepare()?;
-                    this.state = FutureState::Prepared { collection, key, prepared };
-                }
-                FutureState::Prepared { collection, key, prepared } => {
-                    let Collection { store, state, .. } = collection;
-                    let (bytes, ticket) = (prepared.payload, &mut this.ticket);
-                    let room = store.journal.poll_reserve(bytes, ticket, context.waker());
-                    let Poll::Ready(room) = room else {
-                        this.state = FutureState::Prepared { collection, key, prepared };
-                        return Poll::Pending;
-                    };
-                    let attempt = state.attempt(store, &key, prepared, room?, true)?;
-                    this.ticket = Ticket::default();
-                    this.state = FutureState::Waiting { collection, key, attempt };
-                }
-                FutureState::Waiting { collection, key, attempt } => {
-                    let (journal, version) = (&collection.store.journal, attempt.rests_on());
-                    return match journal.poll(version, &mut this.ticket, context.waker()) {
-                        Poll::Ready(Ok(())) => {
-                            Poll::Ready(finish::<K, V, O>(collection, &key, attempt))
-                        }
-                        Poll::Ready(Err(error)) => Poll::Ready(Err(attempt.lost(error))),
-                        Poll::Pending => {
-                            this.state = FutureState::Waiting { collection, key, attempt };
-                            Poll::Pending
-                        }
-                    };
-                }
-                // As a future may after its end; the answer has been given.
-                FutureState::Done => return Poll::Pending,
-            }
-        }
-    }
-}
-
-impl<'a, K: Key, V: Send + Sync + 'static> Request<'a, K, V> {
-    fn new(collection: &'a Collection<K, V>, key: impl AsKey<K>, value: Option<V>) -> Self {
-        let record = value.map(Record::unplaced);
-        let key = key.with_bytes(|key| KeyBuf::from(key));
-        Request { collection, key, record, preconditions: Preconditions::new(), actor: None }
-    }
-
-    /// # Errors
-    /// [`Limit`](crate::Error::Limit).
-    fn check(&self) -> Result<()> {
-        let Collection { store, state, .. } = self.collection;
-        check_request(&store.limits, state, &self.key, self.actor.as_ref())?;
-        let count = |precondition: &Precondition| precondition.versions().len().max(1);
-        let named = self.preconditions.iter().map(count).sum();
-        store.limits.check(Limit::Preconditions, named, || state.place(&self.key))
-    }
-
-    /// Does everything that takes time.
-    ///
-    /// # Errors
-    /// [`Encode`](crate::Error::Encode) and [`Limit`](crate::Error::Limit).
-    fn prepare(self) -> Result<Prepared<V>> {
-        let Request { collection, key, record, preconditions, actor } = self;
-        let Collection { store, state, .. } = collection;
-        match record {
-            Some(record) => Prepared::put(store, state, &key, record, actor, preconditions),
-            None => Ok(Prepared::delete(store, state, &key, actor, preconditions)),
-        }
+        self.0.poll(context)
     }
 }
 
@@ -388,24 +358,31 @@ pub trait Operation<V>: sealed::Operation<V> {}
 
 impl<V, O: sealed::Operation<V>> Operation<V> for O {}
 
-mod sealed {
-    use crate::commit::Landed;
+pub(crate) mod sealed {
+    use crate::commit::Written;
 
     pub trait Operation<V> {
         /// What a landed write returns.
         type Output;
 
         #[doc(hidden)]
-        fn output(landed: Landed<V>) -> Self::Output;
+        const VERB: &'static [u8];
+
+        #[doc(hidden)]
+        fn output(written: Written<V>, replayed: bool) -> Self::Output;
     }
 }
 
 impl<V> sealed::Operation<V> for Put {
     type Output = Committed<V>;
 
-    fn output(landed: Landed<V>) -> Committed<V> {
-        match landed.written {
-            Written::Put { entity, previous } => Committed::new(entity, previous),
+    const VERB: &'static [u8] = b"put";
+
+    fn output(written: Written<V>, replayed: bool) -> Committed<V> {
+        match written {
+            Written::Put { entity, previous } => {
+                Committed::new(entity, previous).replayed(replayed)
+            }
             Written::Deleted(_) => unreachable!("a put has landed as a delete"),
         }
     }
@@ -414,34 +391,17 @@ impl<V> sealed::Operation<V> for Put {
 impl<V> sealed::Operation<V> for Delete {
     type Output = Deleted;
 
-    fn output(landed: Landed<V>) -> Deleted {
-        match landed.written {
-            Written::Deleted(deleted) => deleted,
+    const VERB: &'static [u8] = b"delete";
+
+    fn output(written: Written<V>, replayed: bool) -> Deleted {
+        match written {
+            Written::Deleted(deleted) => Deleted { replayed, ..deleted },
             Written::Put { .. } => unreachable!("a delete has landed as a put"),
         }
     }
 }
 
-/// The answer, when everything it rests on is durable.
-fn finish<K, V, O>(
-    collection: &Collection<K, V>,
-    key: &[u8],
-    attempt: Attempt<V>,
-) -> Result<O::Output>
-where
-    K: Key,
-    V: Send + Sync + 'static,
-    O: Operation<V>,
-{
-    match attempt {
-        Attempt::Landed(landed) => Ok(O::output(landed)),
-        Attempt::Refused(refused) => {
-            Err(refused.into_conflict(&collection.store, &collection.state, key).into())
-        }
-    }
-}
-
-impl<K, V, O> fmt::Debug for WriteFuture<'_, K, V, O> {
+impl<V: Send + Sync, O: Operation<V>> fmt::Debug for WriteFuture<'_, V, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WriteFuture").finish_non_exhaustive()
     }
@@ -450,7 +410,7 @@ impl<K, V, O> fmt::Debug for WriteFuture<'_, K, V, O> {
 impl<K, V, O, C> fmt::Debug for Write<'_, K, V, O, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Write")
-            .field("collection", &self.request.collection)
+            .field("collection", &self.request.collection.name)
             .field("preconditions", &self.request.preconditions)
             .finish_non_exhaustive()
     }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::collection::CollectionState;
-use crate::commit::{Change, Preconditions, Refused, Written, payload_at_most};
+use crate::commit::{Change, Landed, Preconditions, Refused, Written, payload_at_most};
 use crate::conflict::Conflict;
 use crate::entity::{Actor, Record};
 use crate::error::Result;
 use crate::group::{Locked, Share, Verdict};
+use crate::ids::First;
 use crate::log::Stamp;
 use crate::map::{Garbage, Install, KeyBuf, Keys, LockedStripe, State, is_empty};
 use crate::precondition::Precondition;
@@ -54,7 +55,7 @@ struct RefusedItem<V> {
 }
 
 impl<V: Send + Sync + 'static> Members<V> {
-    pub(super) fn new(collection: Arc<CollectionState<V>>) -> Members<V> {
+    pub(crate) fn new(collection: Arc<CollectionState<V>>) -> Members<V> {
         let (items, scans) = (BTreeMap::new(), Vec::new());
         Members { collection, items, scans, refused: Vec::new(), garbage: Garbage::new() }
     }
@@ -83,6 +84,18 @@ impl<V: Send + Sync + 'static> Members<V> {
         let empty = is_empty((as_slice(&bounds.0), as_slice(&bounds.1)));
         let items = (!empty).then(|| self.items.range(bounds));
         items.into_iter().flatten()
+    }
+
+    /// What became of the one change that has landed, once.
+    pub(crate) fn take_landed(&mut self, key: &KeyBuf) -> Option<Landed<V>> {
+        let written = self.items.get_mut(key)?.written.take()?;
+        Some(Landed { written, garbage: std::mem::take(&mut self.garbage) })
+    }
+
+    /// The first condition that did not hold, and what that was decided on.
+    pub(crate) fn take_refused(&mut self) -> Option<(Precondition, State<V>)> {
+        let RefusedItem { unmet, newest, .. } = self.refused.drain(..).next()?;
+        Some((unmet, newest?))
     }
 
     pub(crate) fn scans(&mut self) -> &mut Vec<Scan> {
@@ -208,8 +221,8 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
             let map = &collection.map;
             let newest = newest.unwrap_or_else(|| map.newest(map.hash(&key), &key));
             let change = items.get_mut(&key).and_then(|item| item.change.take());
-            let refused = Refused::new(unmet, newest, decided_at, change);
-            refused.into_conflict(store, collection, &key)
+            let refused = Refused::new(unmet, newest, decided_at);
+            refused.into_conflict(store, collection, &key, change)
         };
         refused.drain(..).map(conflict).collect()
     }
@@ -301,6 +314,16 @@ impl<V: Send + Sync + 'static> Locked for LockedMembers<'_, V> {
                 LoggedWrite { collection: self.collection.id, key, value }.encode(bytes);
             }
         }
+    }
+
+    fn first(&self) -> Option<First> {
+        let (key, item) = self.items.iter().find(|(_, item)| item.change.is_some())?;
+        let replaced = self.newest(key, item).live().map(|record| &record.metadata);
+        Some(First {
+            deleted: matches!(item.change, Some(Change::Delete)),
+            previous: replaced.map(|metadata| metadata.version),
+            created_at: replaced.map(|metadata| metadata.created_at),
+        })
     }
 
     fn unlock_index(&mut self) {

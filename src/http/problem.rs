@@ -333,6 +333,7 @@ fn reason_of(error: &Error) -> ProblemReason {
             ..
         } => ProblemReason::TooLarge,
         Error::NoCondition { .. } => ProblemReason::PreconditionRequired,
+        Error::KeyReused { .. } => ProblemReason::KeyReused,
         Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. } => {
             ProblemReason::Limit
         }
@@ -361,9 +362,9 @@ fn advice(reason: ProblemReason) -> Option<Advice> {
         ProblemReason::Overloaded => Some(after(Duration::from_secs(1))),
         // Somebody has to make space first.
         ProblemReason::DiskFull => Some(after(Duration::from_secs(60))),
-        ProblemReason::Conflict(Reason::StaleVersion | Reason::Deleted | Reason::Absent) => {
-            Some(Advice { advice: "refetch", after_ms: None })
-        }
+        ProblemReason::Conflict(
+            Reason::StaleVersion | Reason::Deleted | Reason::Absent | Reason::WrongState,
+        ) => Some(Advice { advice: "refetch", after_ms: None }),
         _ => Some(Advice { advice: "never", after_ms: None }),
     }
 }

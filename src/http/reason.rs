@@ -58,6 +58,8 @@ pub enum ProblemReason {
     DiskFull,
     /// The server failed.
     Internal,
+    /// An idempotency key was used for another write.
+    KeyReused,
 }
 
 impl ProblemReason {
@@ -78,6 +80,7 @@ impl ProblemReason {
             ProblemReason::Poisoned => "poisoned",
             ProblemReason::DiskFull => "disk_full",
             ProblemReason::Internal => "internal",
+            ProblemReason::KeyReused => "key_reused",
         }
     }
 
@@ -89,6 +92,7 @@ impl ProblemReason {
             ProblemReason::Conflict(Reason::Absent) => "The entity does not exist",
             ProblemReason::Conflict(Reason::AlreadyExists) => "The entity exists already",
             ProblemReason::Conflict(Reason::Contended) => "The entity keeps changing",
+            ProblemReason::Conflict(Reason::WrongState) => "The entity is in another state",
             ProblemReason::WrongState => "The resource is in another state",
             ProblemReason::PreconditionRequired => "A write needs a condition",
             ProblemReason::Malformed => "The request is malformed",
@@ -102,13 +106,14 @@ impl ProblemReason {
             ProblemReason::Poisoned => "The disk has failed",
             ProblemReason::DiskFull => "The disk is full",
             ProblemReason::Internal => "The server failed",
+            ProblemReason::KeyReused => "The idempotency key was used for another write",
         }
     }
 
     /// The status. Conflicts that stem from a lost race have that of `stale`.
     pub fn status(self, stale: StaleStatus) -> StatusCode {
         match self {
-            ProblemReason::Conflict(Reason::Contended) => StatusCode::CONFLICT,
+            ProblemReason::Conflict(Reason::Contended | Reason::WrongState) => StatusCode::CONFLICT,
             ProblemReason::Conflict(_) => stale.code(),
             ProblemReason::WrongState | ProblemReason::Limit => StatusCode::CONFLICT,
             ProblemReason::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
@@ -121,6 +126,7 @@ impl ProblemReason {
             ProblemReason::Overloaded | ProblemReason::Poisoned => StatusCode::SERVICE_UNAVAILABLE,
             ProblemReason::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             ProblemReason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            ProblemReason::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         }
     }
 }

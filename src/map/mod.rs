@@ -145,6 +145,15 @@ impl<V> Map<V> {
         Locked { stripe: self.stripe(hash).write(), keys: &self.keys, hash, key }
     }
 
+    /// Removes a key, without a trace, if this version is its newest and durable. `false` if it is
+    /// not durable.
+    pub(crate) fn expel(&self, hash: u64, key: &KeyBuf, version: u64, durable: &AtomicU64) -> bool {
+        let mut garbage = Garbage::new();
+        let mut stripe = self.stripe(hash).write();
+        let durable = durable.load(Ordering::Acquire);
+        stripe.expel(&self.keys, (hash, key), version, durable, &mut garbage)
+    }
+
     /// The index of the key's stripe.
     pub(crate) fn stripe_of(&self, hash: u64) -> usize {
         (hash >> STRIPE_SHIFT) as usize & (self.stripes.len() - 1)

@@ -161,6 +161,30 @@ impl<V> Stripe<V> {
         self.settle(keys, at.durable, garbage);
     }
 
+    /// Removes a key, if this version is its newest and durable. `false` if it is not durable.
+    pub(crate) fn expel(
+        &mut self,
+        keys: &KeyIndex,
+        (hash, key): (u64, &KeyBuf),
+        version: u64,
+        durable: u64,
+        garbage: &mut Garbage<V>,
+    ) -> bool {
+        let newest = |hashed: &Hashed<V>| {
+            hashed.slot.key == *key && hashed.slot.newest().version() == version
+        };
+        let Ok(entry) = self.table.find_entry(hash, newest) else { return true };
+        if version > durable {
+            return false;
+        }
+        let (mut hashed, _) = entry.remove();
+        self.live -= usize::from(Standing::of(&hashed.slot).live);
+        hashed.slot.settle(durable, garbage);
+        garbage.push(hashed.slot.settled().clone());
+        keys.remove(key, version);
+        true
+    }
+
     fn settle(&mut self, keys: &KeyIndex, durable: u64, garbage: &mut Garbage<V>) {
         for _ in 0..SETTLED_PER_WRITE {
             let Some(mark) = self.settling.pop_front_if(|mark| mark.version <= durable) else {

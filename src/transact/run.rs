@@ -2,33 +2,38 @@
 
 use std::marker::PhantomData;
 
+use crate::commit::Terms;
 use crate::conflict::Effort;
-use crate::entity::Actor;
+use crate::entity::{Actor, Record};
 use crate::error::{Limit, Result};
 use crate::group::{Attempt, Group, Verdict};
+use crate::ids::{Claim, IdRecord};
 use crate::log::Room;
 use crate::retry::{Phase, Retrying, Task};
+use crate::store::Inner;
 use crate::sync::UserCode;
-use crate::transact::{Transacted, Transaction};
+use crate::transact::{Once, Transacted, Transaction};
 use crate::turns::Place;
 use crate::version::Version;
 
 pub(super) struct Run<F, R> {
     body: F,
     pub(super) actor: Option<Actor>,
+    pub(super) operation_id: Option<String>,
     result: PhantomData<fn() -> R>,
 }
 
 /// What a closure that ran to its end leaves.
 pub(super) struct Prepared<R> {
     group: Group,
+    terms: Terms,
     verdict: Verdict,
     value: R,
 }
 
 impl<F, R> Run<F, R> {
     pub(super) fn new(body: F) -> Run<F, R> {
-        Run { body, actor: None, result: PhantomData }
+        Run { body, actor: None, operation_id: None, result: PhantomData }
     }
 }
 
@@ -38,7 +43,7 @@ where
 {
     type Seen = ();
     type Prepared = Prepared<R>;
-    type Answer = Transacted<R>;
+    type Answer = Once<R>;
     type Left = Group;
 
     fn place(&self) -> Option<Place> {
@@ -49,6 +54,12 @@ where
         let store = retrying.store;
         let name = self.actor.as_ref().map_or(0, |actor| actor.as_str().len());
         store.limits.check(Limit::ActorBytes, name, || "a transaction".to_owned())?;
+        let terms = Terms { claim: self.claim(store)? };
+        if let Some(claim) = &terms.claim
+            && let Some(record) = store.ids.find(claim, store.now())
+        {
+            return Ok(self.replay(&record, claim));
+        }
         let mut transaction = Transaction::begin(store)?;
         let result = {
             let _running = UserCode::enter();
@@ -64,13 +75,14 @@ where
             Err(error) => return Ok(Phase::nothing(Err(error), verdict.rests_on)),
         };
         if !group.decides() {
-            let answer = transacted(value, None, retrying.effort());
+            let answer = Once::first(value, None, retrying.effort());
             return Ok(Phase::nothing(Ok(answer), verdict.rests_on));
         }
-        let payload = group.prepare(store, self.actor.as_ref())?;
+        let claim = terms.claim.as_ref().map_or(0, |claim| claim.payload(&store.ids));
+        let payload = group.prepare(store, self.actor.as_ref())? + claim;
         let place = || "a transaction".to_owned();
         store.limits.check(Limit::TransactionBytes, payload, place)?;
-        Ok(Phase::Write { prepared: Prepared { group, verdict, value }, payload })
+        Ok(Phase::Write { prepared: Prepared { group, terms, verdict, value }, payload })
     }
 
     fn attempt(
@@ -80,16 +92,20 @@ where
         retrying: &mut Retrying<'_>,
     ) -> Result<Phase<Self>> {
         let (store, by_future) = (retrying.store, retrying.by_future);
-        let Prepared { mut group, mut verdict, value } = prepared;
-        let actor = self.actor.as_ref();
-        let attempt = group.attempt(store, actor, room, by_future, &mut verdict)?;
+        let Prepared { mut group, terms, mut verdict, value } = prepared;
+        let (given, actor) = (Some(&terms), self.actor.as_ref());
+        let attempt = group.attempt(store, given, actor, room, by_future, &mut verdict)?;
         let rests_on = verdict.rests_on;
         let decided_at = match attempt {
             Attempt::Landed(stamp) => {
                 let version = stamp.and_then(|stamp| Version::new(stamp.version));
                 let rests_on = rests_on.max(version.map_or(0, Version::get));
-                let answer = Ok(transacted(value, version, retrying.effort()));
+                let answer = Ok(Once::first(value, version, retrying.effort()));
                 return Ok(Phase::Answer { answer, rests_on, left: version.map(|_| group) });
+            }
+            Attempt::Replayed(record) => {
+                let answer = terms.claim.map(|claim| self.replay(&record, &claim));
+                return Ok(answer.unwrap_or(Phase::Try(None)));
             }
             Attempt::Refused { decided_at } => decided_at,
         };
@@ -123,7 +139,31 @@ where
     }
 }
 
-fn transacted<R>(value: R, version: Option<Version>, effort: Effort) -> Transacted<R> {
-    let Effort { attempts, elapsed } = effort;
-    Transacted { value, version, attempts, elapsed }
+impl<F, R> Run<F, R>
+where
+    F: FnMut(&mut Transaction<'_>) -> Result<R>,
+{
+    /// What the operation id stands for: no more than its actor, because a closure has no bytes.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](crate::Error::Limit).
+    fn claim(&self, store: &Inner) -> Result<Option<Claim>> {
+        let Some(id) = &self.operation_id else { return Ok(None) };
+        let place = || "a transaction".to_owned();
+        store.limits.check(Limit::OperationIdBytes, id.len(), place)?;
+        Ok(Some(Claim::new(self.actor.as_ref(), id, &[b"transact"])))
+    }
+
+    fn replay(&self, record: &Record<IdRecord>, claim: &Claim) -> Phase<Self> {
+        let version = record.metadata.version;
+        let checked = record.check(claim, self.operation_id.as_deref().unwrap_or_default());
+        Phase::nothing(checked.map(|()| Once::Replayed { version }), version.get())
+    }
+}
+
+impl<R> Once<R> {
+    fn first(value: R, version: Option<Version>, effort: Effort) -> Once<R> {
+        let Effort { attempts, elapsed } = effort;
+        Once::First(Transacted { value, version, attempts, elapsed })
+    }
 }

@@ -9,7 +9,7 @@ use crate::commit::{Change, Refused};
 use crate::entity::{Entity, Record};
 use crate::error::{Error, Limit, Result};
 use crate::group::{Group, Item, Members, Scan, Verdict};
-use crate::key::{AsKey, AsPrefix, Key};
+use crate::key::{AsKey, AsPrefix, Key, key_buf};
 use crate::map::{KeyBuf, State};
 use crate::precondition::Precondition;
 use crate::store::Inner;
@@ -62,7 +62,7 @@ impl<'s> Transaction<'s> {
         K: Key,
         V: Clone + Send + Sync + 'static,
     {
-        let key = key.with_bytes(|key| KeyBuf::from(key));
+        let key = key_buf(key);
         Ok(self.look(collection, &key)?.and_then(Seen::of))
     }
 
@@ -79,14 +79,14 @@ impl<'s> Transaction<'s> {
         K: Key,
         V: Clone + Send + Sync + 'static,
     {
-        let key = key.with_bytes(|key| KeyBuf::from(key));
+        let key = key_buf(key);
         let item = self.look(collection, &key)?;
         let newest = item.and_then(|item| item.seen.clone()).unwrap_or(State::Vacant);
         if let Some(seen) = item.and_then(Seen::of) {
             return Ok(seen);
         }
         let refused = Refused::absent(newest, self.store.now());
-        Err(refused.into_conflict(self.store, &collection.state, &key).into())
+        Err(refused.into_conflict(self.store, &collection.state, &key, None).into())
     }
 
     /// Runs `f` on the value at `key`, if there is one: what was staged need not be copied.
@@ -103,7 +103,7 @@ impl<'s> Transaction<'s> {
         K: Key,
         V: Send + Sync + 'static,
     {
-        let key = key.with_bytes(|key| KeyBuf::from(key));
+        let key = key_buf(key);
         let record = self.look(collection, &key)?.and_then(Item::view);
         Ok(f(record.map(|record| &record.value)))
     }
@@ -123,7 +123,7 @@ impl<'s> Transaction<'s> {
         V: Clone + Send + Sync + 'static,
         Q: AsKey<K>,
     {
-        let bound = |bound: Bound<&Q>| bound.map(|key| key.with_bytes(|key| KeyBuf::from(key)));
+        let bound = |bound: Bound<&Q>| bound.map(key_buf);
         self.scan(collection, bound(bounds.start_bound()), bound(bounds.end_bound()))
     }
 
@@ -162,7 +162,7 @@ impl<'s> Transaction<'s> {
         K: Key,
         V: Send + Sync + 'static,
     {
-        let key = key.with_bytes(|key| KeyBuf::from(key));
+        let key = key_buf(key);
         self.check_known(collection, &key)?;
         self.stage(collection, &key, Some(value), None)
     }
@@ -177,7 +177,7 @@ impl<'s> Transaction<'s> {
         K: Key,
         V: Send + Sync + 'static,
     {
-        let key = key.with_bytes(|key| KeyBuf::from(key));
+        let key = key_buf(key);
         self.check_known(collection, &key)?;
         self.stage(collection, &key, None, None)
     }
@@ -217,7 +217,7 @@ impl<'s> Transaction<'s> {
         K: Key,
         V: Send + Sync + 'static,
     {
-        let key = key.with_bytes(|key| KeyBuf::from(key));
+        let key = key_buf(key);
         self.stage(collection, &key, Some(value), Some(condition))
     }
 
@@ -236,7 +236,7 @@ impl<'s> Transaction<'s> {
         K: Key,
         V: Send + Sync + 'static,
     {
-        let key = key.with_bytes(|key| KeyBuf::from(key));
+        let key = key_buf(key);
         self.stage(collection, &key, None, Some(condition))
     }
 
@@ -255,7 +255,7 @@ impl<'s> Transaction<'s> {
         K: Key,
         V: Send + Sync + 'static,
     {
-        let key = key.with_bytes(|key| KeyBuf::from(key));
+        let key = key_buf(key);
         self.take_up(collection, &key)?.conditions.push(condition);
         Ok(())
     }

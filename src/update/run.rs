@@ -8,15 +8,17 @@ use smallvec::smallvec;
 use crate::collection::CollectionState;
 use crate::commit::{Attempt, Prepared, Refused, Written};
 use crate::entity::{Actor, Entity, Record};
-use crate::error::{Error, Result};
+use crate::error::{Error, Limit, Result};
+use crate::ids::{Claim, IdRecord};
 use crate::log::Room;
 use crate::map::{Garbage, KeyBuf, State};
 use crate::precondition::Precondition;
 use crate::retry::{Phase, Retrying, Task};
+use crate::store::Inner;
 use crate::sync::UserCode;
 use crate::turns::Place;
 use crate::update::{Compute, Computed, Method};
-use crate::write::{Committed, check_request};
+use crate::write::{Committed, Deleted, check_request};
 
 /// What the caller's closure made of the current value.
 #[allow(missing_debug_implementations, reason = "public in name only: no caller gets one")]
@@ -30,23 +32,25 @@ pub enum Step<V> {
 }
 
 pub(super) struct Run<'a, V, F, M> {
-    collection: &'a CollectionState<V>,
+    collection: &'a Arc<CollectionState<V>>,
     key: KeyBuf,
     hash: u64,
     change: F,
     actor: Option<Actor>,
+    operation_id: Option<String>,
     method: PhantomData<fn() -> M>,
 }
 
 impl<'a, V, F, M> Run<'a, V, F, M> {
     pub(super) fn new(
-        collection: &'a CollectionState<V>,
+        collection: &'a Arc<CollectionState<V>>,
         key: KeyBuf,
         change: F,
         actor: Option<Actor>,
+        operation_id: Option<String>,
     ) -> Self {
         let hash = collection.map.hash(&key);
-        Run { collection, key, hash, change, actor, method: PhantomData }
+        Run { collection, key, hash, change, actor, operation_id, method: PhantomData }
     }
 }
 
@@ -67,6 +71,10 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
     ) -> Result<Phase<Self>> {
         let (store, collection, key) = (retrying.store, self.collection, &self.key);
         check_request(&store.limits, collection, key, self.actor.as_ref())?;
+        let claim = self.claim(store)?;
+        if let Some(record) = claim.as_ref().and_then(|claim| store.ids.find(claim, store.now())) {
+            return self.replay(&record, claim.as_ref());
+        }
         let seen = seen.unwrap_or_else(|| collection.map.newest(self.hash, key));
         let step = {
             let _running = UserCode::enter();
@@ -78,7 +86,7 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
             Step::Absent => {
                 let rests_on = seen.version();
                 let conflict =
-                    Refused::absent(seen, store.now()).into_conflict(store, collection, key);
+                    Refused::absent(seen, store.now()).into_conflict(store, collection, key, None);
                 return Ok(Phase::nothing(Err(conflict.into()), rests_on));
             }
         };
@@ -87,7 +95,7 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
             None => Precondition::Absent,
         }];
         let actor = self.actor.clone();
-        let prepared = match (compute, seen.live()) {
+        let mut prepared = match (compute, seen.live()) {
             (Compute::Put(value), _) => {
                 let record = Record::unplaced(value);
                 Prepared::put(store, collection, key, record, actor, unchanged)?
@@ -101,19 +109,23 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
                 return Ok(Phase::nothing(answer, seen.version()));
             }
         };
+        if let Some(claim) = claim {
+            let value = prepared.encoded(store, collection, key)?.into();
+            prepared.claim(store, claim.with_value(value));
+        }
         let payload = prepared.payload;
         Ok(Phase::Write { prepared, payload })
     }
 
     fn attempt(
         &mut self,
-        prepared: Prepared<V>,
+        mut prepared: Prepared<V>,
         room: Room<'_>,
         retrying: &mut Retrying<'_>,
     ) -> Result<Phase<Self>> {
         let (store, collection) = (retrying.store, self.collection);
         let by_future = retrying.by_future;
-        let attempt = collection.attempt(store, &self.key, prepared, room, by_future)?;
+        let attempt = collection.attempt(store, &self.key, &mut prepared, room, by_future)?;
         let rests_on = attempt.rests_on();
         let refused = match attempt {
             Attempt::Landed(landed) => {
@@ -127,13 +139,59 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
                 let (answer, left) = (Ok(M::output(computed)), Some(landed.garbage));
                 return Ok(Phase::Answer { answer, rests_on, left });
             }
+            Attempt::Replayed(record) => {
+                return self.replay(&record, self.claim(store)?.as_ref());
+            }
             Attempt::Refused(refused) => refused,
         };
         let place = (collection.id, self.hash);
         if let Some(phase) = retrying.after_loss(place, Some(refused.newest.clone())) {
             return Ok(phase);
         }
-        let conflict = refused.into_conflict(store, collection, &self.key);
+        let change = Some(prepared.into_change());
+        let conflict = refused.into_conflict(store, collection, &self.key, change);
         Ok(Phase::nothing(Err(conflict.contended(retrying.effort()).into()), rests_on))
+    }
+}
+
+impl<V: Send + Sync + 'static, F, M: Method<V, F>> Run<'_, V, F, M> {
+    /// What the operation id stands for: the key alone, because a closure has no bytes.
+    ///
+    /// # Errors
+    /// [`Error::Limit`].
+    fn claim(&self, store: &Inner) -> Result<Option<Claim>> {
+        let Some(id) = &self.operation_id else { return Ok(None) };
+        let place = || self.collection.place(&self.key);
+        store.limits.check(Limit::OperationIdBytes, id.len(), place)?;
+        let target: [&[u8]; 3] = [b"update", self.collection.name.as_bytes(), &self.key];
+        Ok(Some(Claim::new(self.actor.as_ref(), id, &target)))
+    }
+
+    /// The first result of an update that has landed before.
+    fn replay(&self, record: &Record<IdRecord>, claim: Option<&Claim>) -> Result<Phase<Self>> {
+        let rests_on = record.metadata.version.get();
+        let answer = self.first_result(record, claim).map(M::output);
+        Ok(Phase::nothing(answer, rests_on))
+    }
+
+    fn first_result(
+        &self,
+        record: &Record<IdRecord>,
+        claim: Option<&Claim>,
+    ) -> Result<Computed<V>> {
+        let id = self.operation_id.as_deref().unwrap_or_default();
+        claim.map_or(Ok(()), |claim| record.check(claim, id))?;
+        let value = match &record.value.value {
+            Some(bytes) if !record.value.first.deleted => {
+                Some(Record::unplaced(self.collection.decode(&self.key, bytes)?))
+            }
+            _ => None,
+        };
+        Ok(match record.first_result(value) {
+            Written::Put { entity, previous } => {
+                Computed::Put(Committed::new(entity, previous).replayed(true))
+            }
+            Written::Deleted(deleted) => Computed::Deleted(Deleted { replayed: true, ..deleted }),
+        })
     }
 }
