@@ -199,6 +199,8 @@ pub enum Limit {
     TransactionBytes,
     /// Bytes of an operation id.
     OperationIdBytes,
+    /// Writes of one batch.
+    BatchWrites,
 }
 
 impl Error {
@@ -247,7 +249,7 @@ impl Error {
             Error::Limit { limit: Limit::ValueBytes, .. } => 413,
             Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. } => 409,
             Error::Limit { limit: Limit::TransactionKeys | Limit::TransactionWrites, .. } => 413,
-            Error::Limit { limit: Limit::TransactionBytes, .. } => 413,
+            Error::Limit { limit: Limit::TransactionBytes | Limit::BatchWrites, .. } => 413,
             Error::NoCondition { .. } => 428,
             Error::KeyReused { .. } => 422,
             Error::Restart => 503,
@@ -388,6 +390,7 @@ impl fmt::Display for Limit {
             Limit::TransactionWrites => "writes",
             Limit::TransactionBytes => "bytes of record",
             Limit::OperationIdBytes => "bytes of operation id",
+            Limit::BatchWrites => "writes",
         })
     }
 }

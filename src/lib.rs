@@ -58,6 +58,7 @@ mod store;
 mod declare;
 mod collection;
 mod write;
+mod batch;
 mod update;
 mod transact;
 mod commit;
@@ -89,6 +90,7 @@ pub mod axum;
 #[cfg(feature = "testing")]
 mod decoders;
 
+pub use batch::{Batch, BatchFuture};
 pub use clock::Clock;
 #[cfg(feature = "json")]
 pub use codec::Json;

@@ -60,6 +60,8 @@ pub struct Limits {
     /// Bytes of the record of a transaction; 16 MiB by default, at most 256 MiB. A store in memory
     /// keeps no records, so it cannot tell.
     pub transaction_bytes: usize,
+    /// Writes of a batch; 1,000 by default.
+    pub batch_writes: usize,
     /// Bytes of an operation id; 256 by default.
     pub operation_id_bytes: usize,
     /// Operation ids that are remembered (G5); 100,000 by default. Beyond it the oldest is
@@ -82,6 +84,7 @@ impl Default for Limits {
             transaction_keys: 65_536,
             transaction_writes: 1_024,
             transaction_bytes: 16 << 20,
+            batch_writes: 1_000,
             operation_id_bytes: 256,
             operation_ids: 100_000,
             operation_id_age: Duration::from_secs(24 * 3_600),
@@ -109,6 +112,7 @@ impl Limits {
             Limit::TransactionWrites => self.transaction_writes,
             Limit::TransactionBytes => self.transaction_bytes.min(VALUE_BYTES_MAX),
             Limit::OperationIdBytes => self.operation_id_bytes,
+            Limit::BatchWrites => self.batch_writes,
         };
         if actual <= allowed {
             return Ok(());

@@ -64,14 +64,36 @@ pub(crate) enum Phase<T: Task> {
     Try(Option<T::Seen>),
     /// Get room for a record with this payload, then attempt it.
     Write { prepared: T::Prepared, payload: usize },
-    /// Answer, as soon as `rests_on` is durable. Something landed if something is `left`.
-    Answer { answer: Result<T::Answer>, rests_on: u64, left: Option<T::Left> },
+    /// Answer, as soon as what it rests on is durable.
+    Answer(Settled<T>),
+}
+
+/// A task whose outcome is certain, but may not be told yet.
+pub(crate) struct Settled<T: Task> {
+    pub(crate) answer: Result<T::Answer>,
+    pub(crate) rests_on: u64,
+    /// Something landed if something is left.
+    pub(crate) left: Option<T::Left>,
+}
+
+impl<T: Task> Settled<T> {
+    /// The answer, if what it rests on is durable.
+    ///
+    /// # Errors
+    /// The task's; [`Error::Poisoned`](crate::Error::Poisoned).
+    pub(crate) fn tell(self, durable: Result<()>) -> Result<T::Answer> {
+        durable.map_err(|error| match self.left {
+            Some(_) => error,
+            None => error.nothing_written(),
+        })?;
+        self.answer
+    }
 }
 
 impl<T: Task> Phase<T> {
     /// The answer of a change that wrote nothing.
     pub(crate) fn nothing(answer: Result<T::Answer>, rests_on: u64) -> Phase<T> {
-        Phase::Answer { answer, rests_on, left: None }
+        Phase::Answer(Settled { answer, rests_on, left: None })
     }
 }
 
@@ -79,7 +101,21 @@ impl<T: Task> Phase<T> {
 ///
 /// # Errors
 /// The task's; [`Error::Poisoned`](crate::Error::Poisoned).
-pub(crate) fn run<T: Task>(store: &Inner, mut task: T, policy: RetryPolicy) -> Result<T::Answer> {
+pub(crate) fn run<T: Task>(store: &Inner, task: T, policy: RetryPolicy) -> Result<T::Answer> {
+    let settled = settle(store, task, policy)?;
+    let durable = store.journal.wait(settled.rests_on);
+    settled.tell(durable)
+}
+
+/// Runs a task until its outcome is certain.
+///
+/// # Errors
+/// What kept it from being tried at all.
+pub(crate) fn settle<T: Task>(
+    store: &Inner,
+    mut task: T,
+    policy: RetryPolicy,
+) -> Result<Settled<T>> {
     let clock = &store.clock;
     let mut retrying = Retrying::new::<T>(store, policy, false);
     let mut phase = retrying.first_phase(&task);
@@ -101,15 +137,7 @@ pub(crate) fn run<T: Task>(store: &Inner, mut task: T, policy: RetryPolicy) -> R
                 let room = store.journal.reserve(payload)?;
                 task.attempt(prepared, room, &mut retrying)?
             }
-            Phase::Answer { answer, rests_on, left } => {
-                retrying.leave_queue();
-                let durable = store.journal.wait(rests_on);
-                durable.map_err(|error| match left {
-                    Some(_) => error,
-                    None => error.nothing_written(),
-                })?;
-                return answer;
-            }
+            Phase::Answer(settled) => return Ok(settled),
         }
     }
 }
@@ -125,6 +153,7 @@ pub(crate) struct Driven<'a, T: Task> {
 enum State<'a, T: Task> {
     Start(&'a Inner, T, RetryPolicy),
     Running(Retrying<'a>, T, Phase<T>),
+    Settled(&'a Inner, Settled<T>),
     Done,
 }
 
@@ -132,7 +161,7 @@ enum State<'a, T: Task> {
 enum Advance<T: Task> {
     Next(Phase<T>),
     Wait(Phase<T>),
-    Answer(T::Answer),
+    Settled(Settled<T>),
 }
 
 impl<'a, T: Task> Driven<'a, T> {
@@ -144,6 +173,33 @@ impl<'a, T: Task> Driven<'a, T> {
     /// # Errors
     /// As [`run`].
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<T::Answer>> {
+        let Poll::Ready(rests_on) = self.poll_settled(context)? else { return Poll::Pending };
+        let State::Settled(store, _) = &self.state else { return Poll::Pending };
+        let durable = store.journal.poll(rests_on, &mut self.ticket, context.waker());
+        durable.map(|durable| self.tell(durable))
+    }
+
+    /// As [`poll_settled`](Driven::poll_settled) of a task that has not begun, for a thread.
+    ///
+    /// # Errors
+    /// As [`settle`].
+    pub(crate) fn settle(&mut self) -> Result<u64> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Start(store, task, policy) => {
+                let settled = settle(store, task, policy)?;
+                let rests_on = settled.rests_on;
+                self.state = State::Settled(store, settled);
+                Ok(rests_on)
+            }
+            _ => unreachable!("it has begun"),
+        }
+    }
+
+    /// Runs until the outcome is certain. Returns what has to be durable before it may be told.
+    ///
+    /// # Errors
+    /// As [`settle`].
+    pub(crate) fn poll_settled(&mut self, context: &mut Context<'_>) -> Poll<Result<u64>> {
         loop {
             let next = match std::mem::replace(&mut self.state, State::Done) {
                 State::Start(store, task, policy) => {
@@ -154,17 +210,33 @@ impl<'a, T: Task> Driven<'a, T> {
                 State::Running(mut retrying, mut task, phase) => {
                     match self.advance(&mut retrying, &mut task, phase, context)? {
                         Advance::Next(phase) => State::Running(retrying, task, phase),
-                        Advance::Answer(answer) => return Poll::Ready(Ok(answer)),
+                        Advance::Settled(settled) => State::Settled(retrying.store, settled),
                         Advance::Wait(phase) => {
                             self.state = State::Running(retrying, task, phase);
                             return Poll::Pending;
                         }
                     }
                 }
+                State::Settled(store, settled) => {
+                    let rests_on = settled.rests_on;
+                    self.state = State::Settled(store, settled);
+                    return Poll::Ready(Ok(rests_on));
+                }
                 // As a future may after its end; the answer has been given.
                 State::Done => return Poll::Pending,
             };
             self.state = next;
+        }
+    }
+
+    /// The answer, once it is settled; see [`Settled::tell`].
+    ///
+    /// # Errors
+    /// As of `tell`.
+    pub(crate) fn tell(&mut self, durable: Result<()>) -> Result<T::Answer> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Settled(_, settled) => settled.tell(durable),
+            _ => unreachable!("it is settled"),
         }
     }
 
@@ -213,15 +285,7 @@ impl<'a, T: Task> Driven<'a, T> {
                     Poll::Pending => Advance::Wait(Phase::Write { prepared, payload }),
                 }
             }
-            Phase::Answer { answer, rests_on, left } => {
-                retrying.leave_queue();
-                match store.journal.poll(rests_on, &mut self.ticket, context.waker()) {
-                    Poll::Ready(Ok(())) => Advance::Answer(answer?),
-                    Poll::Ready(Err(error)) if left.is_some() => return Err(error),
-                    Poll::Ready(Err(error)) => return Err(error.nothing_written()),
-                    Poll::Pending => Advance::Wait(Phase::Answer { answer, rests_on, left }),
-                }
-            }
+            Phase::Answer(settled) => Advance::Settled(settled),
         })
     }
 }
@@ -295,11 +359,6 @@ impl<'a> Retrying<'a> {
             turn.give_up();
         }
         out_of_patience
-    }
-
-    /// Passes the turn on.
-    fn leave_queue(&mut self) {
-        self.turn = None;
     }
 
     fn queue_up<T: Task>(&mut self, place: Place) -> Phase<T> {

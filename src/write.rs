@@ -19,8 +19,10 @@ use crate::key::{AsKey, Key, key_buf};
 use crate::options::Limits;
 use crate::precondition::Precondition;
 use crate::retry::{self, Driven};
+use crate::store::Inner;
 use crate::version::Version;
-use crate::write::run::{Request, Run};
+use crate::write::run::Request;
+pub(crate) use crate::write::run::Run;
 
 /// A write that has not been run yet.
 ///
@@ -276,6 +278,11 @@ impl<'a, K, V, O, C> Write<'a, K, V, O, C> {
         self
     }
 
+    pub(crate) fn into_run(self) -> (&'a Inner, Arc<str>, Run<'a, V, O>) {
+        let (store, collection) = (self.request.store, self.request.collection);
+        (store, Arc::clone(&collection.name), Run::new(self.request))
+    }
+
     /// If `precondition` holds, along with those already named.
     pub fn condition(mut self, precondition: Precondition) -> Write<'a, K, V, O> {
         self.request.preconditions.push(precondition);
@@ -360,20 +367,24 @@ impl<V, O: sealed::Operation<V>> Operation<V> for O {}
 
 pub(crate) mod sealed {
     use crate::commit::Written;
+    use crate::version::Version;
 
     pub trait Operation<V> {
         /// What a landed write returns.
-        type Output;
+        type Output: Send;
 
         #[doc(hidden)]
         const VERB: &'static [u8];
 
         #[doc(hidden)]
         fn output(written: Written<V>, replayed: bool) -> Self::Output;
+
+        #[doc(hidden)]
+        fn version(output: &Self::Output) -> Version;
     }
 }
 
-impl<V> sealed::Operation<V> for Put {
+impl<V: Send + Sync> sealed::Operation<V> for Put {
     type Output = Committed<V>;
 
     const VERB: &'static [u8] = b"put";
@@ -385,6 +396,10 @@ impl<V> sealed::Operation<V> for Put {
             }
             Written::Deleted(_) => unreachable!("a put has landed as a delete"),
         }
+    }
+
+    fn version(output: &Committed<V>) -> Version {
+        output.version()
     }
 }
 
@@ -398,6 +413,10 @@ impl<V> sealed::Operation<V> for Delete {
             Written::Deleted(deleted) => Deleted { replayed, ..deleted },
             Written::Put { .. } => unreachable!("a delete has landed as a put"),
         }
+    }
+
+    fn version(output: &Deleted) -> Version {
+        output.version()
     }
 }
 

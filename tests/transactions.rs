@@ -356,3 +356,36 @@ fn g1_a_transaction_is_there_again_after_reopening() {
         assert_eq!(notes.get(7).unwrap().map(|note| note.version()), version);
     });
 }
+
+#[test]
+fn g1_each_write_of_a_batch_is_by_itself() {
+    everywhere(|_, store| {
+        let accounts = accounts(&store, &[("a", 1)]);
+        let v1 = accounts.get("a").unwrap().unwrap().version();
+        let batch = || {
+            let first = store.batch().add(accounts.put("a", 2).if_match(v1).by("ann"));
+            let second = first.add(accounts.put("a", 3).if_match(v1).by("bob"));
+            second.add(accounts.delete("b").if_exists()).add(accounts.create("c", 4))
+        };
+        let results = batch().commit().unwrap();
+        let first = *results[0].as_ref().unwrap();
+        let stale = results[1].as_ref().unwrap_err().conflict().unwrap();
+        assert_eq!(stale.current_version(), Some(first), "it sees what came before it");
+        assert_eq!(stale.current_metadata().unwrap().written_by(), Some("ann"));
+        let absent = results[2].as_ref().unwrap_err().conflict().unwrap();
+        assert_eq!(absent.reason(), Reason::Absent);
+        assert_eq!(
+            accounts.get("c").unwrap().map(|c| c.version()),
+            results[3].as_ref().ok().copied()
+        );
+        let results = block_on(batch()).unwrap();
+        assert!(results.iter().all(|result| result.as_ref().is_err_and(Error::is_conflict)));
+        let elsewhere = Store::in_memory();
+        let refused = elsewhere.batch().add(accounts.create("d", 1)).commit().unwrap_err();
+        assert!(matches!(refused, Error::OtherStore { .. }) && !accounts.contains("d").unwrap());
+        let many =
+            (0..1_001).fold(store.batch(), |batch, n| batch.add(accounts.create(n.to_string(), n)));
+        assert!(many.commit().unwrap_err().to_string().contains("1001 writes, where 1000"));
+        assert_eq!(accounts.len().unwrap(), 2);
+    });
+}

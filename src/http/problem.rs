@@ -329,7 +329,8 @@ fn reason_of(error: &Error) -> ProblemReason {
                 Limit::ValueBytes
                 | Limit::TransactionKeys
                 | Limit::TransactionWrites
-                | Limit::TransactionBytes,
+                | Limit::TransactionBytes
+                | Limit::BatchWrites,
             ..
         } => ProblemReason::TooLarge,
         Error::NoCondition { .. } => ProblemReason::PreconditionRequired,

@@ -9,7 +9,7 @@ use crate::error::{Limit, Result};
 use crate::group::{Attempt, Group, Verdict};
 use crate::ids::{Claim, IdRecord};
 use crate::log::Room;
-use crate::retry::{Phase, Retrying, Task};
+use crate::retry::{Phase, Retrying, Settled, Task};
 use crate::store::Inner;
 use crate::sync::UserCode;
 use crate::transact::{Once, Transacted, Transaction};
@@ -101,7 +101,8 @@ where
                 let version = stamp.and_then(|stamp| Version::new(stamp.version));
                 let rests_on = rests_on.max(version.map_or(0, Version::get));
                 let answer = Ok(Once::first(value, version, retrying.effort()));
-                return Ok(Phase::Answer { answer, rests_on, left: version.map(|_| group) });
+                let left = version.map(|_| group);
+                return Ok(Phase::Answer(Settled { answer, rests_on, left }));
             }
             Attempt::Replayed(record) => {
                 let answer = terms.claim.map(|claim| self.replay(&record, &claim));

@@ -13,7 +13,7 @@ use crate::ids::{Claim, IdRecord};
 use crate::log::Room;
 use crate::map::{Garbage, KeyBuf, State};
 use crate::precondition::Precondition;
-use crate::retry::{Phase, Retrying, Task};
+use crate::retry::{Phase, Retrying, Settled, Task};
 use crate::store::Inner;
 use crate::sync::UserCode;
 use crate::turns::Place;
@@ -137,7 +137,7 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
                     }
                 };
                 let (answer, left) = (Ok(M::output(computed)), Some(landed.garbage));
-                return Ok(Phase::Answer { answer, rests_on, left });
+                return Ok(Phase::Answer(Settled { answer, rests_on, left }));
             }
             Attempt::Replayed(record) => {
                 return self.replay(&record, self.claim(store)?.as_ref());

@@ -11,7 +11,7 @@ use crate::ids::{Claim, IdRecord};
 use crate::log::Room;
 use crate::map::{Garbage, KeyBuf};
 use crate::precondition::{Precondition, Predicate};
-use crate::retry::{Phase, Retrying, Task};
+use crate::retry::{Phase, Retrying, Settled, Task};
 use crate::store::Inner;
 use crate::sync::UserCode;
 use crate::turns::Place;
@@ -150,7 +150,8 @@ impl<V: Send + Sync + 'static, O: Operation<V>> Task for Run<'_, V, O> {
         let refused = match attempt {
             Attempt::Landed(landed) => {
                 let answer = Ok(O::output(landed.written, false));
-                return Ok(Phase::Answer { answer, rests_on, left: Some(landed.garbage) });
+                let left = Some(landed.garbage);
+                return Ok(Phase::Answer(Settled { answer, rests_on, left }));
             }
             Attempt::Replayed(record) => return self.replay(record, prepared),
             Attempt::Refused(refused) => refused,
