@@ -36,9 +36,9 @@ impl Store {
     /// let v1 = shifts.create("s-1", 8).commit()?.version();
     /// let results = store
     ///     .batch()
-    ///     .add(shifts.create("s-1", 6))
-    ///     .add(shifts.put("s-1", 7).if_match(v1))
-    ///     .add(shifts.create("s-2", 4))
+    ///     .with(shifts.create("s-1", 6))
+    ///     .with(shifts.put("s-1", 7).if_match(v1))
+    ///     .with(shifts.create("s-2", 4))
     ///     .commit()?;
     /// assert!(results[0].as_ref().is_err_and(|error| error.is_conflict()));
     /// assert!(results[1].as_ref().is_ok_and(|version| *version > v1));
@@ -52,7 +52,7 @@ impl Store {
 
 impl<'a> Batch<'a> {
     /// Adds a write. What it does is seen by those that were added after it.
-    pub fn add<K, V, O>(mut self, write: Write<'a, K, V, O>) -> Self
+    pub fn with<K, V, O>(mut self, write: Write<'a, K, V, O>) -> Self
     where
         K: Key,
         V: Send + Sync + 'static,

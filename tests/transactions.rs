@@ -363,9 +363,9 @@ fn g1_each_write_of_a_batch_is_by_itself() {
         let accounts = accounts(&store, &[("a", 1)]);
         let v1 = accounts.get("a").unwrap().unwrap().version();
         let batch = || {
-            let first = store.batch().add(accounts.put("a", 2).if_match(v1).by("ann"));
-            let second = first.add(accounts.put("a", 3).if_match(v1).by("bob"));
-            second.add(accounts.delete("b").if_exists()).add(accounts.create("c", 4))
+            let first = store.batch().with(accounts.put("a", 2).if_match(v1).by("ann"));
+            let second = first.with(accounts.put("a", 3).if_match(v1).by("bob"));
+            second.with(accounts.delete("b").if_exists()).with(accounts.create("c", 4))
         };
         let results = batch().commit().unwrap();
         let first = *results[0].as_ref().unwrap();
@@ -381,10 +381,10 @@ fn g1_each_write_of_a_batch_is_by_itself() {
         let results = block_on(batch()).unwrap();
         assert!(results.iter().all(|result| result.as_ref().is_err_and(Error::is_conflict)));
         let elsewhere = Store::in_memory();
-        let refused = elsewhere.batch().add(accounts.create("d", 1)).commit().unwrap_err();
+        let refused = elsewhere.batch().with(accounts.create("d", 1)).commit().unwrap_err();
         assert!(matches!(refused, Error::OtherStore { .. }) && !accounts.contains("d").unwrap());
-        let many =
-            (0..1_001).fold(store.batch(), |batch, n| batch.add(accounts.create(n.to_string(), n)));
+        let many = (0..1_001)
+            .fold(store.batch(), |batch, n| batch.with(accounts.create(n.to_string(), n)));
         assert!(many.commit().unwrap_err().to_string().contains("1001 writes, where 1000"));
         assert_eq!(accounts.len().unwrap(), 2);
     });
