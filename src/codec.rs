@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 /// How the values of a collection become bytes on disk, and back.
 ///
 /// Chosen when a collection is [declared](crate::Store::declare). Called with no lock held; a
-/// store in memory does not call it.
+/// store in memory calls it for writes with an operation id alone.
 ///
 /// ```
 /// use ifmatch::{Codec, Store};

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::progress::OnProgress;
 use crate::record::CatalogEntry;
 use crate::recovery::Stored;
+use crate::store::is_collection_name;
 
 /// Keys of this kind are text in a dump.
 pub(super) const TEXT_KEYS: &str = "string";
@@ -129,7 +130,8 @@ pub(crate) fn dump(
     let mut lines = Lines { to, entities: 0, deletions: 0 };
     let (format, name) = (FORMAT, Cow::from(lineage.to_string()));
     lines.put(&Line::Store(StoreLine { format, lineage: name, last_version }))?;
-    for (name, entry) in &found.contents.catalog {
+    let catalog = &found.contents.catalog;
+    for (name, entry) in catalog.iter().filter(|(name, _)| is_collection_name(name)) {
         lines.put(&Line::Collection(CollectionLine {
             name: Cow::from(name),
             keys: Cow::from(&entry.key_kind),

@@ -147,7 +147,8 @@ pub fn repair(
 /// `collection` followed by its `entity` and `deletion` lines, and last `end`, which counts them.
 /// Keys are `key` if they are strings, else `key_hex`: the bytes that order as the keys do. Values
 /// of the codec `json` are `value`, all others, and those that span lines, `value_hex`. Times have
-/// microseconds. Beside a running store it is what [`backup`] would copy.
+/// microseconds. Beside a running store it is what [`backup`] would copy. What the store keeps for
+/// itself, operation ids for one, is left out: a store that is made of a dump is a new one.
 ///
 /// ```no_run
 /// ifmatch::admin::dump("data", &mut std::io::stdout().lock(), &|_| {})?;

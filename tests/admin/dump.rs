@@ -39,6 +39,29 @@ fn g2_a_loaded_store_is_the_same_under_a_new_lineage() {
 }
 
 #[test]
+fn g5_what_the_store_keeps_for_itself_is_not_dumped_and_is_restored() {
+    let source = MemoryDisk::new();
+    let store = open(&source).unwrap();
+    let notes = store.collection::<u64, u64>("notes").unwrap();
+    let create =
+        |notes: &ifmatch::Collection<u64, u64>| notes.create(1, 1).operation_id("a").commit();
+    let version = create(&notes).unwrap().version();
+    drop(notes);
+    store.close().unwrap();
+    assert!(!dumped(&source).contains("$ids"));
+    let is_replayed = |disk: &MemoryDisk| {
+        let store = open(disk).unwrap();
+        let done = create(&store.collection("notes").unwrap());
+        done.map(|done| (done.is_replayed(), done.version())).map_err(|error| error.is_conflict())
+    };
+    assert_eq!(is_replayed(&loaded(&dumped(&source))), Err(true), "a new store knows no ids");
+    let (copy, restored) = (MemoryDisk::new(), MemoryDisk::new());
+    backup(&source, &copy).unwrap();
+    ifmatch::admin::on_disk::restore(&copy, &restored).unwrap();
+    assert_eq!(is_replayed(&restored), Ok((true, version)));
+}
+
+#[test]
 fn the_lines_are_json_that_says_what_it_is() {
     let source = disk(1);
     let lines = dumped(&source);
