@@ -73,6 +73,9 @@ pub(crate) trait Share: Any + Send {
     /// so at the latest.
     fn unchanged(&mut self) -> Option<u64>;
 
+    /// Counts the first key as refused.
+    fn blame(&mut self);
+
     /// Locks the stripes of all keys.
     fn lock(&mut self) -> Box<dyn Locked + '_>;
 
@@ -145,6 +148,13 @@ impl Group {
     /// so at the latest.
     pub(crate) fn unchanged(&mut self) -> Option<u64> {
         self.shares.values_mut().try_fold(0, |from, share| Some(from.max(share.unchanged()?)))
+    }
+
+    /// Counts a key as refused, where it cannot be told which one it is.
+    pub(crate) fn blame(&mut self) {
+        if let Some(share) = self.shares.values_mut().next() {
+            share.blame();
+        }
     }
 
     /// Tries the commit; see [`attempt`].

@@ -198,6 +198,12 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
         Some(if vacant { map.keys().removed_at() } else { 0 })
     }
 
+    fn blame(&mut self) {
+        let first = self.items.keys().next().cloned();
+        let key = first.unwrap_or_else(|| KeyBuf::from(&[][..]));
+        self.refused.push(RefusedItem { key, unmet: Precondition::Exists, newest: None });
+    }
+
     fn lock(&mut self) -> Box<dyn Locked + '_> {
         let Members { collection, items, scans, refused, garbage } = self;
         let map = &collection.map;

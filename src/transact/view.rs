@@ -323,7 +323,10 @@ impl Transaction<'_> {
             // Whatever has a version up to here is installed, or its stripe is locked until it is.
             let position = self.store.journal.position()?;
             match self.group.unchanged() {
-                None => break,
+                None => {
+                    self.verdict.moved = true;
+                    return Err(Error::Restart);
+                }
                 Some(from) if from <= position => {
                     self.as_of = position;
                     return Ok(());
@@ -331,6 +334,8 @@ impl Transaction<'_> {
                 Some(_) => {}
             }
         }
+        // Deletions settle too fast to tell which key it is.
+        self.group.blame();
         self.verdict.moved = true;
         Err(Error::Restart)
     }
