@@ -267,7 +267,7 @@ impl<V: 'static> CollectionState<V> {
         stored: bool,
         encoding: Encoding<V>,
     ) -> CollectionState<V> {
-        let (map, announced) = (Map::new(stripes, deletions), AtomicBool::new(stored));
+        let (map, announced) = (Map::new(id.into(), stripes, deletions), AtomicBool::new(stored));
         CollectionState { id, name: name.into(), keys, map, encoding, announced }
     }
 

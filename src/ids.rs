@@ -19,7 +19,7 @@ use crate::log::Stamp;
 use crate::log::frame::take;
 use crate::map::{Garbage, Install, KeyBuf, Locked, State};
 use crate::record::{self, LoggedWrite, put_bytes, put_number, take_bytes, take_number};
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Level, Mutex, Ordering};
 use crate::version::Version;
 use crate::write::Deleted;
 
@@ -101,7 +101,7 @@ impl Ids {
         };
         let mut window: Vec<_> = keys.into_iter().filter_map(landed).collect();
         window.sort_unstable_by_key(|landed| landed.version);
-        let window = Mutex::new(VecDeque::from(window));
+        let window = Mutex::new(Level::Alone("window of operation ids"), VecDeque::from(window));
         Ids { collection, window, most, longest }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::log::Log;
-use crate::sync::{Condvar, Mutex, spawn, wake_all};
+use crate::sync::{Condvar, Level, Mutex, spawn, wake_all};
 
 /// An injected clock may jump while the thread sleeps by the system's: look again this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -43,7 +43,8 @@ type Due = (Duration, u64);
 
 impl Service {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Service {
-        let shared = Shared { state: Mutex::new(State::default()), changed: Condvar::new() };
+        let state = Mutex::new(Level::Alone("service"), State::default());
+        let shared = Shared { state, changed: Condvar::new() };
         Service { shared: Arc::new(shared), clock }
     }
 

@@ -28,7 +28,7 @@ use crate::reserved::{Reserved, is_reserved};
 use crate::service::Service;
 use crate::snapshot::{self, Collected, Named, Snapshots, Source, Sources};
 use crate::source::Typed;
-use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, UserCode};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Level, Mutex, MutexGuard, Ordering, UserCode};
 use crate::turns::Turns;
 use crate::version::{EntityTag, Lineage, Version};
 
@@ -145,7 +145,7 @@ impl Store {
         service.attach(&log);
         let registry = Registry::new(contents);
         let reserved = Reserved::new(builder.stripes);
-        registry.lock().open_reserved(&reserved.ids)?;
+        open_reserved(&registry, &reserved.ids)?;
         // The log is counted by segments.
         let after = builder.snapshot_after.max(builder.segment_size.bytes);
         let rate = builder.snapshot_rate;
@@ -170,6 +170,7 @@ impl Store {
         let StoreBuilder { stripes, limits, retry, clock, seed, .. } = builder;
         let (snapshots, lock) = on_disk.unzip();
         let ids = Ids::new(reserved.ids, limits.operation_ids, limits.operation_id_age);
+        let random = seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let inner = Inner {
             lineage,
             journal,
@@ -179,13 +180,13 @@ impl Store {
             service,
             turns: Turns::new(),
             ids,
-            random: Mutex::new(seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
+            random: Mutex::new(Level::Alone("random numbers"), random),
             closed: AtomicBool::new(false),
             stripes,
             registry,
             migrated: Condvar::new(),
             snapshots,
-            lock: Mutex::new(lock),
+            lock: Mutex::new(Level::Alone("lock of the directory"), lock),
         };
         Store { inner: Arc::new(inner) }
     }
@@ -482,30 +483,8 @@ impl Registry {
         let ids = catalog.values().map(|entry| entry.id);
         let next_id = ids.filter(|id| !is_reserved(*id)).max().unwrap_or(0) + 1;
         let stored = collections.into_iter().map(|(id, stored)| (id, Arc::new(stored))).collect();
-        Arc::new(Mutex::new(Registry { catalog, stored, next_id, ..Registry::default() }))
-    }
-
-    /// Takes over what is stored of a collection of the crate's own.
-    ///
-    /// # Errors
-    /// [`Error::Decode`].
-    fn open_reserved<V>(&mut self, collection: &Arc<CollectionState<V>>) -> Result<()>
-    where
-        V: Send + Sync + 'static,
-    {
-        let name = collection.name.as_ref().to_owned();
-        if let Some(stored) = self.stored.remove(&collection.id) {
-            collection.load(&stored)?;
-        }
-        collection.announced.store(self.catalog.contains_key(&name), Ordering::Relaxed);
-        let open = Open {
-            state: Arc::clone(collection) as Arc<dyn Any + Send + Sync>,
-            types: String::new(),
-            source: Arc::new(Typed { state: Arc::clone(collection) }),
-            entry: collection.entry(),
-        };
-        self.open.insert(name, open);
-        Ok(())
+        let registry = Registry { catalog, stored, next_id, ..Registry::default() };
+        Arc::new(Mutex::new(Level::Alone("registry of collections"), registry))
     }
 
     /// The number of a collection, given out here to a new one, and what is stored of it.
@@ -529,6 +508,29 @@ impl Registry {
         // A catalogued collection without contents has been announced and emptied: still stored.
         Ok((entry.id, Some(self.stored.entry(entry.id).or_default().clone())))
     }
+}
+
+/// Takes over what is stored of a collection of the crate's own.
+///
+/// # Errors
+/// [`Error::Decode`].
+fn open_reserved<V: Send + Sync + 'static>(
+    registry: &Mutex<Registry>,
+    collection: &Arc<CollectionState<V>>,
+) -> Result<()> {
+    let name = collection.name.as_ref().to_owned();
+    let stored = registry.lock().stored.remove(&collection.id);
+    collection.load(&stored.unwrap_or_default())?;
+    let open = Open {
+        state: Arc::clone(collection) as Arc<dyn Any + Send + Sync>,
+        types: String::new(),
+        source: Arc::new(Typed { state: Arc::clone(collection) }),
+        entry: collection.entry(),
+    };
+    let mut registry = registry.lock();
+    collection.announced.store(registry.catalog.contains_key(&name), Ordering::Relaxed);
+    registry.open.insert(name, open);
+    Ok(())
 }
 
 impl Sources for Mutex<Registry> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::sync::{AtomicU64, Mutex, Ordering, wake_all};
+use crate::sync::{AtomicU64, Level, Mutex, Ordering, wake_all};
 
 /// How long a caller waits for its turn before it goes ahead without.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
@@ -49,7 +49,7 @@ pub(crate) struct Turn {
 impl Turns {
     pub(crate) fn new() -> Turns {
         let shared = Shared {
-            queues: Mutex::new(HashMap::default()),
+            queues: Mutex::new(Level::Alone("turns"), HashMap::default()),
             contended: AtomicU64::new(0),
             last_number: AtomicU64::new(0),
         };

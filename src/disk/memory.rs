@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use crate::disk::fault::{Call, Crash, Fault, Names, PowerCut, Unsynced};
 use crate::disk::medium::{Change, Medium};
 use crate::disk::{Disk, DiskFile};
-use crate::sync::Mutex;
+use crate::sync::{Level, Mutex};
 
 /// A disk in memory, shared by its clones. It keeps a log of the calls that change it, so that
 /// it can be had as it was found after a crash at any of them.
@@ -27,7 +27,7 @@ use crate::sync::Mutex;
 /// assert!(jobs.contains(1)?);
 /// # Ok::<(), ifmatch::Error>(())
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryDisk {
     state: Arc<Mutex<State>>,
 }
@@ -44,9 +44,9 @@ struct State {
     holder: Weak<()>,
 }
 
-impl Default for State {
-    fn default() -> State {
-        State::starting_with(Medium::default())
+impl Default for MemoryDisk {
+    fn default() -> MemoryDisk {
+        MemoryDisk::starting_with(Medium::default())
     }
 }
 
@@ -60,6 +60,12 @@ impl MemoryDisk {
     /// An empty disk.
     pub fn new() -> MemoryDisk {
         MemoryDisk::default()
+    }
+
+    fn starting_with(medium: Medium) -> MemoryDisk {
+        // By itself: so it is an offence to use the disk with a lock of the store held.
+        let level = Level::Alone("disk in memory");
+        MemoryDisk { state: Arc::new(Mutex::new(level, State::starting_with(medium))) }
     }
 
     /// How many calls have changed it, or failed to.
@@ -82,7 +88,7 @@ impl MemoryDisk {
         if let Crash::Power(cut) = crash {
             medium = medium.after_power_cut(&cut);
         }
-        MemoryDisk { state: Arc::new(Mutex::new(State::starting_with(medium))) }
+        MemoryDisk::starting_with(medium)
     }
 
     /// The disk as it would be found after losing power now: only what was synced, and of each

@@ -21,7 +21,7 @@ use crate::log::waiters::{NEXT, Ticket, Waiters};
 use crate::log::writer::{SEAL, SegmentWriter};
 use crate::options::Durability;
 use crate::service::Service;
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, Parker, parker, wake_all};
+use crate::sync::{AtomicU64, Level, Mutex, MutexGuard, Ordering, Parker, parker, wake_all};
 
 pub(crate) struct Log {
     pub(super) open: CachePadded<Mutex<Open>>,
@@ -131,10 +131,10 @@ impl Log {
         let open = Open { frame, budget, last_time, for_service, lead_due, flush, refusal };
         let queue = Queue { writer: Some(writer), ..Queue::default() };
         Arc::new_cyclic(|this| Log {
-            open: CachePadded::new(Mutex::new(open)),
+            open: CachePadded::new(Mutex::new(Level::OpenFrame, open)),
             durable: CachePadded::new(AtomicU64::new(next_version - 1)),
             everything: AtomicU64::new(u64::MAX),
-            queue: CachePadded::new(Mutex::new(queue)),
+            queue: CachePadded::new(Mutex::new(Level::LogQueue, queue)),
             service,
             durability,
             path,

@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::sync::Mutex;
+use crate::sync::{Level, Mutex};
 
-/// The segments of the log, oldest first. Locked by itself, for a moment.
-#[derive(Default)]
+/// The segments of the log, oldest first. Locked for a moment.
 pub(crate) struct LiveSegments {
     segments: Mutex<VecDeque<LiveSegment>>,
     on_start: Mutex<Option<Arc<OnStart>>>,
@@ -20,6 +19,15 @@ pub(crate) struct LiveSegment {
     pub(crate) first_version: u64,
     /// Bytes of records; zero as long as it is written to.
     pub(crate) bytes: u64,
+}
+
+impl Default for LiveSegments {
+    fn default() -> LiveSegments {
+        LiveSegments {
+            segments: Mutex::new(Level::Segments, VecDeque::new()),
+            on_start: Mutex::new(Level::Alone("hook of the segments"), None),
+        }
+    }
 }
 
 impl LiveSegments {

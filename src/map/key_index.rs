@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use crate::map::KeyBuf;
-use crate::sync::{AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::sync::{AtomicU64, Level, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The keys that may be live. Gives candidates: a reader checks each one's entity.
 ///
@@ -23,8 +23,10 @@ pub(crate) enum Keys<'a> {
 }
 
 impl KeyIndex {
-    pub(crate) fn new() -> KeyIndex {
-        KeyIndex { keys: RwLock::new(BTreeSet::new()), removed_at: AtomicU64::new(0) }
+    /// `rank` is that of the map.
+    pub(crate) fn new(rank: u64) -> KeyIndex {
+        let keys = RwLock::new(Level::KeyIndex { map: rank }, BTreeSet::new());
+        KeyIndex { keys, removed_at: AtomicU64::new(0) }
     }
 
     pub(crate) fn fill(&self, keys: impl Iterator<Item = KeyBuf>) {

@@ -24,7 +24,9 @@ use stripe::Stripe;
 
 use crate::conflict::Deletion;
 use crate::entity::Record;
-use crate::sync::{AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, hash_seed};
+use crate::sync::{
+    AtomicU64, Level, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, hash_seed,
+};
 
 pub(crate) struct Map<V> {
     stripes: Box<[CachePadded<RwLock<Stripe<V>>>]>,
@@ -42,16 +44,20 @@ const PORTION: u64 = 512;
 const STRIPE_SHIFT: u32 = 40;
 
 impl<V> Map<V> {
-    /// `stripes` is a power of two. About `deleted_limit` deletions are remembered: as many for
-    /// each stripe as it takes to make up that number.
-    pub(crate) fn new(stripes: usize, deleted_limit: usize) -> Map<V> {
+    /// `rank` orders the locks of maps that are locked together. `stripes` is a power of two.
+    /// About `deleted_limit` deletions are remembered: as many for each stripe as it takes to make
+    /// up that number.
+    pub(crate) fn new(rank: u64, stripes: usize, deleted_limit: usize) -> Map<V> {
         debug_assert!(stripes.is_power_of_two());
         let deleted_limit = deleted_limit.div_ceil(stripes);
-        let stripe = || CachePadded::new(RwLock::new(Stripe::new(deleted_limit)));
+        let stripe = |place| {
+            let level = Level::Stripe { map: rank, place };
+            CachePadded::new(RwLock::new(level, Stripe::new(deleted_limit)))
+        };
         Map {
-            stripes: (0..stripes).map(|_| stripe()).collect(),
+            stripes: (0..stripes).map(stripe).collect(),
             hasher: FixedState::with_seed(hash_seed()),
-            keys: KeyIndex::new(),
+            keys: KeyIndex::new(rank),
         }
     }
 

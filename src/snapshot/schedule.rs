@@ -11,7 +11,7 @@ use crate::log::{LiveSegments, Log, segment};
 use crate::snapshot::header::{Header, file_name, start_of};
 use crate::snapshot::write::{self, Target, io_error};
 use crate::snapshot::{Collected, Sources};
-use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, spawn};
+use crate::sync::{AtomicBool, Condvar, Level, Mutex, Ordering, spawn};
 use crate::version::Lineage;
 
 /// How many snapshots are kept: should the newest be damaged, there is the one before.
@@ -70,7 +70,7 @@ impl Snapshots {
             log,
             live: Arc::clone(&live),
             sources,
-            state: Mutex::new(state),
+            state: Mutex::new(Level::Snapshots, state),
             changed: Condvar::new(),
             stop: AtomicBool::new(false),
         });

@@ -2,63 +2,61 @@
 
 #![allow(clippy::expect_used, reason = "a model that panics has failed anyway")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-pub(crate) use loom::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+pub(super) use loom::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 use loom::thread::{self, JoinHandle};
+
+use super::order::Level;
 
 const POISON: &str = "loom stops at the first panic, so no lock outlives one";
 
 #[derive(Default)]
-pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
-    pub(crate) fn new(value: T) -> Mutex<T> {
+    pub(super) fn new(value: T) -> Mutex<T> {
         Mutex(loom::sync::Mutex::new(value))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().expect(POISON)
     }
 }
 
-pub(crate) struct RwLock<T>(loom::sync::RwLock<T>);
+pub(super) struct RwLock<T>(loom::sync::RwLock<T>);
 
 impl<T> RwLock<T> {
-    pub(crate) fn new(value: T) -> RwLock<T> {
+    pub(super) fn new(value: T) -> RwLock<T> {
         RwLock(loom::sync::RwLock::new(value))
     }
 
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.read().expect(POISON)
     }
 
-    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().expect(POISON)
     }
 }
 
 #[derive(Default)]
-pub(crate) struct Condvar(loom::sync::Condvar);
+pub(super) struct Condvar(loom::sync::Condvar);
 
 impl Condvar {
-    pub(crate) fn new() -> Condvar {
-        Condvar::default()
-    }
-
-    pub(crate) fn notify_one(&self) {
+    pub(super) fn notify_one(&self) {
         self.0.notify_one();
     }
 
-    pub(crate) fn notify_all(&self) {
+    pub(super) fn notify_all(&self) {
         self.0.notify_all();
     }
 
-    pub(crate) fn wait<'a, T>(
+    pub(super) fn wait<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
         _at_most: Option<Duration>,
@@ -118,4 +116,7 @@ pub(crate) fn hash_seed() -> u64 {
 loom::thread_local! {
     /// How many closures of the caller's the thread is in.
     pub(super) static USER_CODE: Cell<u32> = Cell::new(0);
+
+    /// The levels of the locks that the thread holds, in the order in which it took them.
+    pub(super) static HELD: RefCell<Vec<Level>> = RefCell::new(Vec::new());
 }

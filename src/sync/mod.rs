@@ -13,10 +13,12 @@ mod loom;
 #[cfg(ifmatch_loom)]
 use self::loom as imp;
 
-pub(crate) use imp::{
-    AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, Parker, RwLock, RwLockReadGuard,
-    RwLockWriteGuard, hash_seed, parker, spawn,
-};
+mod lock;
+mod order;
+
+pub(crate) use imp::{AtomicBool, AtomicU64, Ordering, Parker, hash_seed, parker, spawn};
+pub(crate) use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use order::Level;
 
 /// Wakes all, with no lock held. A waker runs code of the caller's runtime: one that panics must
 /// not keep the others asleep.

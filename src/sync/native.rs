@@ -1,33 +1,33 @@
 //! parking_lot's locks and the operating system's threads.
 
 use std::cell::Cell;
+#[cfg(debug_assertions)]
+use std::cell::RefCell;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(debug_assertions)]
+use super::order::Level;
+
+pub(super) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// A condition variable; with a time-out it may also wake for no reason.
 #[derive(Default)]
-pub(crate) struct Condvar(parking_lot::Condvar);
+pub(super) struct Condvar(parking_lot::Condvar);
 
 impl Condvar {
-    pub(crate) fn new() -> Condvar {
-        Condvar::default()
-    }
-
-    pub(crate) fn notify_one(&self) {
+    pub(super) fn notify_one(&self) {
         self.0.notify_one();
     }
 
-    pub(crate) fn notify_all(&self) {
+    pub(super) fn notify_all(&self) {
         self.0.notify_all();
     }
 
-    pub(crate) fn wait<'a, T>(
+    pub(super) fn wait<'a, T>(
         &self,
         mut guard: MutexGuard<'a, T>,
         at_most: Option<Duration>,
@@ -90,4 +90,10 @@ pub(crate) fn hash_seed() -> u64 {
 thread_local! {
     /// How many closures of the caller's the thread is in.
     pub(super) static USER_CODE: Cell<u32> = const { Cell::new(0) };
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    /// The levels of the locks that the thread holds, in the order in which it took them.
+    pub(super) static HELD: RefCell<Vec<Level>> = const { RefCell::new(Vec::new()) };
 }
