@@ -3,13 +3,15 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
 use crate::codec::Encoding;
 use crate::collection::CollectionState;
-use crate::conflict::{Conflict, Current, Deletion, Reason};
+use crate::conflict::{Conflict, Current, Deletion, Effort, Reason};
+use crate::contention;
 use crate::entity::{Actor, Entity, Metadata, Previous, Record};
 use crate::error::{Error, Limit, Result};
 use crate::group::{self, Members, Share, Verdict};
@@ -376,11 +378,32 @@ impl<V> Change<V> {
     }
 }
 
+impl<V> CollectionState<V> {
+    /// Counts a refusal. Returns the time within which its caller should come back, at random, if
+    /// `comes_back` says that it will.
+    pub(crate) fn refused(
+        &self,
+        store: &Inner,
+        key: &[u8],
+        reason: Reason,
+        comes_back: bool,
+    ) -> Duration {
+        let place = contention::Place { collection: &self.name, key, text: self.keys.text };
+        store.contention.refused(place, reason, comes_back, store.clock.monotonic())
+    }
+}
+
 impl<V> Refused<V> {
     /// Whether a predicate has to be tried again, because the entity has changed since.
     pub(crate) fn is_moved(&self) -> bool {
         let current = self.newest.live().map(|record| record.metadata.version);
         matches!(&self.unmet, Precondition::State(state) if state.is_outdated(current))
+    }
+
+    /// Why the change was refused.
+    pub(crate) fn reason(&self) -> Reason {
+        let current = self.newest.live().map(|record| &record.metadata);
+        Reason::of(&self.unmet, current, matches!(self.newest, State::Deleted(_)))
     }
 }
 
@@ -401,7 +424,14 @@ impl<V: Send + Sync + 'static> Refused<V> {
         collection: &CollectionState<V>,
         key: &[u8],
         change: Option<Change<V>>,
+        effort: Option<Effort>,
     ) -> Conflict {
+        let reason = match effort {
+            Some(_) => Reason::Contended,
+            None => self.reason(),
+        };
+        let comes_back = reason != Reason::AlreadyExists;
+        let spread = collection.refused(store, key, reason, comes_back);
         let Refused { unmet, newest, decided_at } = self;
         let (current, deletion) = match newest {
             State::Vacant => (None, None),
@@ -411,8 +441,6 @@ impl<V: Send + Sync + 'static> Refused<V> {
                 (Some(Current { metadata, record }), None)
             }
         };
-        let metadata = current.as_ref().map(|current| &current.metadata);
-        let reason = Reason::of(&unmet, metadata, deletion.is_some());
         let proposed = match change {
             Some(Change::Put { record, .. }) => Arc::into_inner(record).map(|record| record.value),
             Some(Change::Delete) | None => None,
@@ -427,7 +455,8 @@ impl<V: Send + Sync + 'static> Refused<V> {
             deletion,
             decided_at,
             proposed: proposed.map(|value| Box::new(value) as Box<dyn Any + Send + Sync>),
-            effort: None,
+            effort,
+            pause: contention::draw(&store.random, spread),
             others: Vec::new(),
         }
     }

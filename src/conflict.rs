@@ -11,7 +11,7 @@ use crate::precondition::Precondition;
 use crate::version::{EntityTag, Lineage, Version};
 
 /// Why a write was refused. A closed set; what a caller should do differs for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Reason {
     /// The entity is there, but not as the caller knew it.
@@ -58,6 +58,13 @@ impl Reason {
     }
 }
 
+#[cfg(feature = "json")]
+impl serde::Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -65,12 +72,43 @@ impl fmt::Display for Reason {
 }
 
 /// What the caller of a refused write should do.
+///
+/// The pauses are drawn anew for each refusal, from a time that grows with the conflicts that
+/// there were on the key lately: callers who lost together do not come back together.
+/// [`update`](crate::Collection::update) does all this by itself; whoever reads and writes in two
+/// steps follows the advice:
+///
+/// ```
+/// use ifmatch::{Collection, Error, Result, Retry, Store};
+///
+/// fn add(counters: &Collection<String, u64>, key: &str, n: u64) -> Result<u64> {
+///     loop {
+///         let seen = counters.get(key)?.ok_or_else(|| Error::refused("no such counter"))?;
+///         let write = counters.put(key, *seen + n).if_match(seen.version());
+///         match write.commit() {
+///             Ok(done) => return Ok(*done.value()),
+///             Err(Error::Conflict(conflict)) => match conflict.retry() {
+///                 Retry::Refetch(pause) => std::thread::sleep(pause),
+///                 Retry::Never | Retry::After(_) => return Err(Error::Conflict(conflict)),
+///             },
+///             Err(error) => return Err(error),
+///         }
+///     }
+/// }
+///
+/// let store = Store::in_memory();
+/// let counters = store.collection::<String, u64>("counters")?;
+/// counters.create("visits", 1).commit()?;
+/// assert_eq!(add(&counters, "visits", 2)?, 3);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     /// The same write cannot succeed; a person or the program has to decide anew.
     Never,
-    /// Read the entity again, apply the change to what is there, and write that.
-    Refetch,
+    /// After this long, read the entity again, apply the change to what is there, and write that.
+    /// Zero for whoever lost alone; at most 2 s.
+    Refetch(Duration),
     /// The same write may succeed after this long.
     After(Duration),
 }
@@ -136,6 +174,8 @@ pub struct Conflict {
     pub(crate) effort: Option<Effort>,
     /// Of a transaction: what else was refused.
     pub(crate) others: Vec<Conflict>,
+    /// Drawn for this refusal, so that those who lost together do not come back together.
+    pub(crate) pause: Duration,
 }
 
 /// The current entity without its type.
@@ -153,11 +193,6 @@ pub(crate) struct Effort {
 }
 
 impl Conflict {
-    /// The conflict as it is after many attempts.
-    pub(crate) fn contended(self, effort: Effort) -> Conflict {
-        Conflict { reason: Reason::Contended, effort: Some(effort), ..self }
-    }
-
     pub(crate) fn with_others(self, others: Vec<Conflict>) -> Conflict {
         Conflict { others, ..self }
     }
@@ -235,12 +270,14 @@ impl Conflict {
     /// What to do next.
     pub fn retry(&self) -> Retry {
         match self.reason {
-            Reason::StaleVersion | Reason::Deleted | Reason::Absent => Retry::Refetch,
-            Reason::WrongState => Retry::Refetch,
+            Reason::StaleVersion | Reason::Deleted | Reason::Absent | Reason::WrongState => {
+                Retry::Refetch(self.pause)
+            }
             Reason::AlreadyExists => Retry::Never,
-            // As long as the caller has already tried: the load has to fall first.
+            // As long as the caller has already tried, and spread: the load has to fall first.
             Reason::Contended => {
-                Retry::After(self.effort.map_or(Duration::from_secs(1), |effort| effort.elapsed))
+                let tried = self.effort.map_or(Duration::from_secs(1), |effort| effort.elapsed);
+                Retry::After(tried.saturating_add(self.pause))
             }
         }
     }
@@ -384,6 +421,7 @@ mod tests {
             proposed: None,
             effort: None,
             others: Vec::new(),
+            pause: Duration::ZERO,
         }
     }
 

@@ -17,7 +17,7 @@ pub(crate) use members::{Item, Members, Scan};
 use crate::clock::Timestamp;
 use crate::collection::CollectionState;
 use crate::commit::Terms;
-use crate::conflict::Conflict;
+use crate::conflict::{Conflict, Effort};
 use crate::entity::{Actor, Record};
 use crate::error::Result;
 use crate::ids::{Claimed, First, IdRecord};
@@ -83,7 +83,15 @@ pub(crate) trait Share: Any + Send {
     fn lost_at(&self) -> Option<Place>;
 
     /// What was refused, as the caller gets it (G4).
-    fn take_conflicts(&mut self, store: &Inner, decided_at: Timestamp) -> Vec<Conflict>;
+    fn take_conflicts(
+        &mut self,
+        store: &Inner,
+        decided_at: Timestamp,
+        effort: Option<Effort>,
+    ) -> Vec<Conflict>;
+
+    /// Counts what was refused, where the caller is not told because it is tried again.
+    fn count_losses(&self, store: &Inner);
 }
 
 /// The keys of one collection, locked.
@@ -179,14 +187,21 @@ impl Group {
         self.shares.values().find_map(|share| share.lost_at())
     }
 
-    /// All that was refused, as one conflict; the first key's is told first (G4).
+    /// As [`Share::count_losses`].
+    pub(crate) fn count_losses(&self, store: &Inner) {
+        self.shares.values().for_each(|share| share.count_losses(store));
+    }
+
+    /// All that was refused, as one conflict; the first key's is told first (G4). `effort` is
+    /// given of one that has been tried too often.
     pub(crate) fn into_conflict(
         mut self,
         store: &Inner,
         decided_at: Timestamp,
+        effort: Option<Effort>,
     ) -> Option<Conflict> {
         let shares = self.shares.values_mut();
-        let mut all = shares.flat_map(|share| share.take_conflicts(store, decided_at));
+        let mut all = shares.flat_map(|share| share.take_conflicts(store, decided_at, effort));
         let first = all.next()?;
         Some(first.with_others(all.collect()))
     }

@@ -344,8 +344,11 @@ impl<'a> Retrying<'a> {
         Some(Phase::Pause { until: self.pause() })
     }
 
-    /// What has been spent.
-    pub(crate) fn effort(&self) -> Effort {
+    /// What has been spent by a write that ends with this: it is counted if it was tried again.
+    pub(crate) fn finish(&self) -> Effort {
+        if self.attempts > 1 {
+            self.store.contention.retried(self.attempts);
+        }
         Effort { attempts: self.attempts, elapsed: self.elapsed() }
     }
 

@@ -13,6 +13,7 @@ use crate::admin::{self, Copied};
 use crate::clock::{Clock, Timestamp};
 use crate::codec::Encoding;
 use crate::collection::{Collection, CollectionState};
+use crate::contention::{Contention, Tally};
 use crate::declare::CollectionBuilder;
 use crate::disk::Disk;
 use crate::error::{Error, Limit, Result};
@@ -56,6 +57,7 @@ pub(crate) struct Inner {
     pub(crate) service: Arc<Service>,
     pub(crate) turns: Turns,
     pub(crate) ids: Ids,
+    pub(crate) contention: Tally,
     pub(crate) random: Mutex<fastrand::Rng>,
     closed: AtomicBool,
     stripes: usize,
@@ -180,6 +182,7 @@ impl Store {
             service,
             turns: Turns::new(),
             ids,
+            contention: Tally::new(),
             random: Mutex::new(Level::Alone("random numbers"), random),
             closed: AtomicBool::new(false),
             stripes,
@@ -344,6 +347,25 @@ impl Store {
     /// The entity tag of a version of this store.
     pub fn tag(&self, version: Version) -> EntityTag {
         EntityTag { lineage: self.inner.lineage, version }
+    }
+
+    /// What conflicts there were since the store was opened, by reason and by key.
+    ///
+    /// ```
+    /// use ifmatch::{Reason, Store};
+    ///
+    /// let store = Store::in_memory();
+    /// let shifts = store.collection::<String, u32>("shifts")?;
+    /// shifts.create("s-17", 8).commit()?;
+    /// assert!(shifts.create("s-17", 6).commit().is_err());
+    ///
+    /// let seen = store.contention();
+    /// assert_eq!(seen.conflicts[&Reason::AlreadyExists], 1);
+    /// assert_eq!(seen.hot_keys[0].key, "s-17");
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn contention(&self) -> Contention {
+        self.inner.contention.report(self.inner.clock.monotonic())
     }
 
     /// Makes durable what was committed so far, whatever the [`Durability`](crate::Durability).

@@ -206,7 +206,7 @@ fn g4_a_conflict_has_everything_that_the_caller_needs() {
         assert_eq!(refused.current_metadata().unwrap().written_by(), Some("alice"));
         assert_eq!(*refused.current::<String>().unwrap(), "approved");
         assert!(refused.current::<u32>().is_none());
-        assert_eq!(refused.retry(), Retry::Refetch);
+        assert_eq!(refused.retry(), Retry::Refetch(Duration::ZERO), "nobody else lost");
         let said = refused.to_string();
         assert!(said.starts_with("shifts/s-17 is at version"), "{said}");
         assert!(said.contains("alice changed it"), "{said}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::collection::CollectionState;
 use crate::commit::{Change, Landed, Preconditions, Refused, Written, payload_at_most};
-use crate::conflict::Conflict;
+use crate::conflict::{Conflict, Effort, Reason};
 use crate::entity::{Actor, Record};
 use crate::error::Result;
 use crate::group::{Locked, Share, Verdict};
@@ -221,14 +221,27 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
         Some((self.collection.id, self.collection.map.hash(&first.key)))
     }
 
-    fn take_conflicts(&mut self, store: &Inner, decided_at: Timestamp) -> Vec<Conflict> {
+    fn count_losses(&self, store: &Inner) {
+        for RefusedItem { key, unmet, newest } in &self.refused {
+            let current = newest.as_ref().and_then(State::live).map(|record| &record.metadata);
+            let deleted = matches!(newest, Some(State::Deleted(_)));
+            self.collection.refused(store, key, Reason::of(unmet, current, deleted), true);
+        }
+    }
+
+    fn take_conflicts(
+        &mut self,
+        store: &Inner,
+        decided_at: Timestamp,
+        effort: Option<Effort>,
+    ) -> Vec<Conflict> {
         let Members { collection, items, refused, .. } = self;
         let conflict = |RefusedItem { key, unmet, newest }| {
             let map = &collection.map;
             let newest = newest.unwrap_or_else(|| map.newest(map.hash(&key), &key));
             let change = items.get_mut(&key).and_then(|item| item.change.take());
             let refused = Refused::new(unmet, newest, decided_at);
-            refused.into_conflict(store, collection, &key, change)
+            refused.into_conflict(store, collection, &key, change, effort)
         };
         refused.drain(..).map(conflict).collect()
     }

@@ -219,9 +219,12 @@ impl Problem {
         &self.0.detail
     }
 
-    /// Whole seconds of `Retry-After`, rounded up.
+    /// Whole seconds of `Retry-After`, rounded up. Whoever reads again need not be told of less
+    /// than one: it would be told to wait longer than it has to.
     fn retry_after(&self) -> Option<u64> {
-        self.0.retry?.after_ms.map(|millis| millis.div_ceil(1_000))
+        let Advice { advice, after_ms } = self.0.retry?;
+        let millis = after_ms.filter(|millis| advice == "after" || *millis >= 1_000)?;
+        Some(millis.div_ceil(1_000))
     }
 
     fn describe(&mut self, conflict: &Conflict, conditions: &Conditions) {
@@ -229,7 +232,7 @@ impl Problem {
         self.0.key = Some(conflict.key().to_owned());
         self.0.retry = Some(match conflict.retry() {
             Retry::Never => Advice { advice: "never", after_ms: None },
-            Retry::Refetch => Advice { advice: "refetch", after_ms: None },
+            Retry::Refetch(pause) => Advice { advice: "refetch", after_ms: Some(millis(pause)) },
             Retry::After(wait) => after(wait),
         });
         if let Some(at) = conflict.current_metadata() {
@@ -365,14 +368,18 @@ fn advice(reason: ProblemReason) -> Option<Advice> {
         ProblemReason::DiskFull => Some(after(Duration::from_secs(60))),
         ProblemReason::Conflict(
             Reason::StaleVersion | Reason::Deleted | Reason::Absent | Reason::WrongState,
-        ) => Some(Advice { advice: "refetch", after_ms: None }),
+        ) => Some(Advice { advice: "refetch", after_ms: Some(0) }),
         _ => Some(Advice { advice: "never", after_ms: None }),
     }
 }
 
 fn after(wait: Duration) -> Advice {
-    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    Advice { advice: "after", after_ms: Some(millis) }
+    Advice { advice: "after", after_ms: Some(millis(wait)) }
+}
+
+/// Rounded up, so that nobody comes back before its time.
+fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 fn as_number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
@@ -398,7 +405,7 @@ mod tests {
     }
 
     /// The refusal of a write that named version 1 where alice has written version 2.
-    fn conflict(if_match: &str, versions: Vec<Version>) -> (Error, Conditions) {
+    fn conflict(if_match: &str, versions: Vec<Version>, pause: Duration) -> (Error, Conditions) {
         let metadata = Metadata {
             version: version(2),
             written_by: Some("alice".into()),
@@ -420,6 +427,7 @@ mod tests {
             proposed: None,
             effort: None,
             others: Vec::new(),
+            pause,
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::IF_MATCH, if_match.parse().unwrap());
@@ -428,7 +436,8 @@ mod tests {
 
     #[test]
     fn g4_a_conflict_says_everything_on_the_wire() {
-        let (error, conditions) = conflict(&format!("\"{L}-1\""), vec![version(1)]);
+        let (error, conditions) =
+            conflict(&format!("\"{L}-1\""), vec![version(1)], Duration::from_micros(11_200));
         let problem = Problem::from_error(&error, &conditions, StaleStatus::Conflict);
         let response = Response::from(problem.at("/collections/shifts/s-17"));
         let expected = [
@@ -439,12 +448,25 @@ mod tests {
             r#""expected":{"tags":["\"LINEAGE-1\""],"versions":[1]},"#,
             r#""current":{"version":2,"etag":"\"LINEAGE-2\"","written_by":"alice","#,
             r#""written_at":"2026-10-27T01:30:00.123Z","value":{"status": "open"}},"#,
-            r#""retry":{"advice":"refetch"}}"#,
+            r#""retry":{"advice":"refetch","after_ms":12}}"#,
         ];
         let expected = expected.concat().replace("LINEAGE", &L.to_string());
         assert_eq!(*response.body(), expected);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
         assert!(!response.headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[test]
+    fn g4_a_pause_goes_into_the_header_from_one_second_on() {
+        let told = |pause| {
+            let (error, conditions) = conflict("*", vec![], Duration::from_millis(pause));
+            let problem = Problem::from_error(&error, &conditions, StaleStatus::Conflict);
+            let response = Response::from(problem);
+            response.headers().get(header::RETRY_AFTER).cloned()
+        };
+        assert_eq!([told(0), told(999)], [None, None]);
+        assert_eq!(told(1_000).unwrap(), "1");
+        assert_eq!(told(1_001).unwrap(), "2");
     }
 
     #[test]
@@ -455,7 +477,7 @@ mod tests {
             (r#""aaaaaaaaaaaab-2""#.to_owned(), "restored or restarted"),
             (r#""v2""#.to_owned(), "none that this store gives out"),
         ] {
-            let (error, conditions) = conflict(&sent, vec![]);
+            let (error, conditions) = conflict(&sent, vec![], Duration::ZERO);
             let problem = Problem::from_error(&error, &conditions, stale);
             assert_eq!(problem.status(), StatusCode::PRECONDITION_FAILED);
             assert!(problem.detail().contains(said), "{}", problem.detail());

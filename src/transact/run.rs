@@ -75,7 +75,7 @@ where
             Err(error) => return Ok(Phase::nothing(Err(error), verdict.rests_on)),
         };
         if !group.decides() {
-            let answer = Once::first(value, None, retrying.effort());
+            let answer = Once::first(value, None, retrying.finish());
             return Ok(Phase::nothing(Ok(answer), verdict.rests_on));
         }
         let claim = terms.claim.as_ref().map_or(0, |claim| claim.payload(&store.ids));
@@ -100,7 +100,7 @@ where
             Attempt::Landed(stamp) => {
                 let version = stamp.and_then(|stamp| Version::new(stamp.version));
                 let rests_on = rests_on.max(version.map_or(0, Version::get));
-                let answer = Ok(Once::first(value, version, retrying.effort()));
+                let answer = Ok(Once::first(value, version, retrying.finish()));
                 let left = version.map(|_| group);
                 return Ok(Phase::Answer(Settled { answer, rests_on, left }));
             }
@@ -114,7 +114,7 @@ where
         if verdict.moved {
             return lost(group, rests_on, retrying);
         }
-        match group.into_conflict(store, decided_at) {
+        match group.into_conflict(store, decided_at, None) {
             Some(conflict) => Ok(Phase::nothing(Err(conflict.into()), rests_on)),
             None => Ok(Phase::Try(None)),
         }
@@ -126,16 +126,14 @@ fn lost<F, R>(group: Group, rests_on: u64, retrying: &mut Retrying<'_>) -> Resul
 where
     F: FnMut(&mut Transaction<'_>) -> Result<R>,
 {
+    let store = retrying.store;
     let next = group.lost_at().and_then(|place| retrying.after_loss(place, None));
     if let Some(phase) = next {
+        group.count_losses(store);
         return Ok(phase);
     }
-    let store = retrying.store;
-    match group.into_conflict(store, store.now()) {
-        Some(conflict) => {
-            let conflict = conflict.contended(retrying.effort());
-            Ok(Phase::nothing(Err(conflict.into()), rests_on))
-        }
+    match group.into_conflict(store, store.now(), Some(retrying.finish())) {
+        Some(conflict) => Ok(Phase::nothing(Err(conflict.into()), rests_on)),
         None => Ok(Phase::Try(None)),
     }
 }

@@ -86,7 +86,7 @@ impl<'s> Transaction<'s> {
             return Ok(seen);
         }
         let refused = Refused::absent(newest, self.store.now());
-        Err(refused.into_conflict(self.store, &collection.state, &key, None).into())
+        Err(refused.into_conflict(self.store, &collection.state, &key, None, None).into())
     }
 
     /// Runs `f` on the value at `key`, if there is one: what was staged need not be copied.

@@ -85,8 +85,8 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
             Step::Refuse(error) => return Ok(Phase::nothing(Err(error), seen.version())),
             Step::Absent => {
                 let rests_on = seen.version();
-                let conflict =
-                    Refused::absent(seen, store.now()).into_conflict(store, collection, key, None);
+                let conflict = Refused::absent(seen, store.now())
+                    .into_conflict(store, collection, key, None, None);
                 return Ok(Phase::nothing(Err(conflict.into()), rests_on));
             }
         };
@@ -133,7 +133,7 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
                     Written::Deleted(deleted) => Computed::Deleted(deleted),
                     Written::Put { entity, previous } => {
                         let committed = Committed::new(entity, previous);
-                        Computed::Put(committed.after(retrying.effort()))
+                        Computed::Put(committed.after(retrying.finish()))
                     }
                 };
                 let (answer, left) = (Ok(M::output(computed)), Some(landed.garbage));
@@ -146,11 +146,12 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
         };
         let place = (collection.id, self.hash);
         if let Some(phase) = retrying.after_loss(place, Some(refused.newest.clone())) {
+            collection.refused(store, &self.key, refused.reason(), true);
             return Ok(phase);
         }
-        let change = Some(prepared.into_change());
-        let conflict = refused.into_conflict(store, collection, &self.key, change);
-        Ok(Phase::nothing(Err(conflict.contended(retrying.effort()).into()), rests_on))
+        let (change, effort) = (Some(prepared.into_change()), Some(retrying.finish()));
+        let conflict = refused.into_conflict(store, collection, &self.key, change, effort);
+        Ok(Phase::nothing(Err(conflict.into()), rests_on))
     }
 }
 

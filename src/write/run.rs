@@ -159,17 +159,14 @@ impl<V: Send + Sync + 'static, O: Operation<V>> Task for Run<'_, V, O> {
         if refused.is_moved() {
             let place = (collection.id, collection.map.hash(key));
             if let Some(phase) = retrying.after_loss(place, None) {
+                collection.refused(store, key, refused.reason(), true);
                 self.kept = Some(prepared);
                 return Ok(phase);
             }
         }
-        let spent = refused.is_moved().then(|| retrying.effort());
+        let spent = refused.is_moved().then(|| retrying.finish());
         let change = Some(prepared.into_change());
-        let conflict = refused.into_conflict(store, collection, key, change);
-        let conflict = match spent {
-            Some(effort) => conflict.contended(effort),
-            None => conflict,
-        };
+        let conflict = refused.into_conflict(store, collection, key, change, spent);
         Ok(Phase::nothing(Err(conflict.into()), rests_on))
     }
 }

@@ -38,7 +38,7 @@ fn g4_a_conflict_names_what_was_expected_and_what_is_there() {
                 "versions": [v1],
             }),
         ),
-        ("retry", json!({"advice": "refetch"})),
+        ("retry", json!({"advice": "refetch", "after_ms": 0})),
     ] {
         assert_eq!(problem[member], expected, "{member}");
     }
