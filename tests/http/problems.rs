@@ -54,6 +54,21 @@ fn g4_a_conflict_names_what_was_expected_and_what_is_there() {
 }
 
 #[test]
+fn g4_those_who_lose_on_one_key_are_told_to_spread() {
+    let client = Client::in_memory();
+    let first = client.overwrite(PATH, "1");
+    client.overwrite(PATH, "2");
+    let lose = || {
+        let refused = client.call("PUT", PATH, &[JSON, ("if-match", &first)], "3").json();
+        refused["retry"]["after_ms"].as_u64().unwrap()
+    };
+    assert_eq!(lose(), 0, "nobody else lost");
+    let pauses: Vec<_> = (1..=100).map(|others| (others, lose())).collect();
+    assert!(pauses.iter().all(|(others, pause)| *pause <= 5 * others), "{pauses:?}");
+    assert!(pauses.iter().any(|(_, pause)| *pause > 0), "{pauses:?}");
+}
+
+#[test]
 fn g4_a_tag_of_another_lineage_is_explained() {
     let client = Client::in_memory();
     let old = client.overwrite(PATH, "1");
