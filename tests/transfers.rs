@@ -3,7 +3,6 @@
 //! For one second each by default, and across few kills; `IFMATCH_TEST_TRANSFER_SECONDS` and
 //! `IFMATCH_TEST_TRANSFER_KILLS` say otherwise.
 
-#[allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 mod common;
 
 use std::io::{BufRead, BufReader};

@@ -129,11 +129,11 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
         let rests_on = attempt.rests_on();
         let refused = match attempt {
             Attempt::Landed(landed) => {
+                let effort = retrying.finish();
                 let computed = match landed.written {
                     Written::Deleted(deleted) => Computed::Deleted(deleted),
                     Written::Put { entity, previous } => {
-                        let committed = Committed::new(entity, previous);
-                        Computed::Put(committed.after(retrying.finish()))
+                        Computed::Put(Committed::new(entity, previous).after(effort))
                     }
                 };
                 let (answer, left) = (Ok(M::output(computed)), Some(landed.garbage));
