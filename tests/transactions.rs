@@ -389,3 +389,46 @@ fn g1_each_write_of_a_batch_is_by_itself() {
         assert_eq!(accounts.len().unwrap(), 2);
     });
 }
+
+#[test]
+fn g1_what_comes_again_beside_another_is_found_by_scans() {
+    everywhere(|_, store| {
+        let accounts = accounts(&store, &[("b", 1)]);
+        accounts.delete("b").if_exists().commit().unwrap();
+        let done = store.transact(|tx| {
+            tx.create(&accounts, "a", 1)?;
+            tx.create(&accounts, "b", 2)
+        });
+        done.commit().unwrap();
+        let all: Vec<_> = accounts.iter().map(|item| item.unwrap().0).collect();
+        assert_eq!(all, ["a", "b"]);
+    });
+}
+
+#[test]
+fn g1_what_is_forgotten_of_a_transaction_is_nothing_else() {
+    for configuration in common::configurations() {
+        let limits = ifmatch::Limits { deletions: 1, ..ifmatch::Limits::default() };
+        let store = configuration.open_with(configuration.builder().limits(limits));
+        let rows = store.collection::<u64, u64>("rows").unwrap();
+        for round in 0..10_u64 {
+            let (old, new) = (round * 400, (round + 1) * 400);
+            // One version for the entities that go and those that come.
+            let turned = store.transact(|tx| {
+                for id in 0..400 {
+                    tx.create(&rows, new + id, id)?;
+                    if round > 0 {
+                        tx.delete_if(&rows, old + id, Precondition::Exists)?;
+                    }
+                }
+                Ok(())
+            });
+            turned.commit().unwrap();
+            assert_eq!(rows.len().unwrap(), 400);
+            for id in 0..400 {
+                assert_eq!(rows.get(new + id).unwrap().map(|row| *row), Some(id));
+                assert!(!rows.contains(old + id).unwrap());
+            }
+        }
+    }
+}

@@ -351,17 +351,23 @@ impl<V: Send + Sync + 'static> Locked for LockedMembers<'_, V> {
 
     fn install(&mut self, stamp: Stamp, actor: Option<&Actor>, at: Install) {
         let LockedMembers { collection, items, stripes, garbage, .. } = self;
+        let mut written = Vec::new();
         for (key, item) in &mut **items {
             let Some(change) = item.change.take() else { continue };
             let stripe = collection.map.stripe_of(item.hash);
             let found = stripes.binary_search_by_key(&stripe, |(index, _)| *index);
-            let Some((_, stripe)) = found.ok().and_then(|place| stripes.get_mut(place)) else {
-                continue;
-            };
+            let Ok(place) = found else { continue };
+            let Some((_, stripe)) = stripes.get_mut(place) else { continue };
             let newest = stripe.newest(item.hash, key);
-            let (state, written) = change.land(newest, stamp, actor.cloned());
+            let (state, landed) = change.land(newest, stamp, actor.cloned());
             stripe.install((item.hash, key), state, at, garbage);
-            item.written = Some(written);
+            item.written = Some(landed);
+            written.push(place);
+        }
+        for place in written {
+            if let Some((_, stripe)) = stripes.get_mut(place) {
+                stripe.settle(at, garbage);
+            }
         }
     }
 }

@@ -225,6 +225,7 @@ impl<V> Locked<'_, V> {
     /// Puts `state` at the head and unlocks. What it replaces goes to `garbage`.
     pub(crate) fn install(mut self, state: State<V>, at: Install, garbage: &mut Garbage<V>) {
         self.stripe.install(self.keys, (self.hash, self.key), state, at, garbage);
+        self.stripe.settle(self.keys, at.durable, garbage);
     }
 }
 
@@ -242,7 +243,10 @@ impl<V> LockedStripe<'_, V> {
         }
     }
 
-    /// As [`Locked::install`], of a stripe that is locked for writing.
+    /// Puts `state` at the head, in a stripe that is locked for writing. [`settle`] is to be called
+    /// once for each, when all of them are installed.
+    ///
+    /// [`settle`]: LockedStripe::settle
     pub(crate) fn install(
         &mut self,
         (hash, key): (u64, &KeyBuf),
@@ -254,6 +258,14 @@ impl<V> LockedStripe<'_, V> {
             LockedStripe::Exclusive(stripe, keys) => {
                 stripe.install(keys, (hash, key), state, at, garbage);
             }
+            LockedStripe::Shared(_) => debug_assert!(false, "the stripe is locked for reading"),
+        }
+    }
+
+    /// Takes earlier writes that have become durable out of their chains.
+    pub(crate) fn settle(&mut self, at: Install, garbage: &mut Garbage<V>) {
+        match self {
+            LockedStripe::Exclusive(stripe, keys) => stripe.settle(keys, at.durable, garbage),
             LockedStripe::Shared(_) => debug_assert!(false, "the stripe is locked for reading"),
         }
     }

@@ -32,11 +32,18 @@ struct Hashed<V> {
     slot: Slot<V>,
 }
 
-/// Finds a slot again without its key.
+/// Finds a slot again without its key: a commit of several keys has one version for all of them,
+/// so the whole hash has to be the same as well.
 #[derive(Clone, Copy)]
 struct Mark {
     hash: u64,
     version: u64,
+}
+
+impl<V> Hashed<V> {
+    fn is_newest(&self, mark: &Mark) -> bool {
+        self.hash == mark.hash && self.slot.newest().version() == mark.version
+    }
 }
 
 impl<V> Stripe<V> {
@@ -80,7 +87,7 @@ impl<V> Stripe<V> {
         let mut len = self.live;
         for mark in &self.settling {
             // A slot has one mark of its newest version, and may have others.
-            let newest = |hashed: &Hashed<V>| hashed.slot.newest().version() == mark.version;
+            let newest = |hashed: &Hashed<V>| hashed.is_newest(mark);
             let Some(hashed) = self.table.find(mark.hash, newest) else { continue };
             len += usize::from(hashed.slot.visible(durable).live().is_some());
             len -= usize::from(hashed.slot.settled().live().is_some());
@@ -97,7 +104,7 @@ impl<V> Stripe<V> {
     ) -> Range<u64> {
         let durable = durable.load(Ordering::Acquire);
         for mark in &self.settling {
-            let newest = |hashed: &Hashed<V>| hashed.slot.newest().version() == mark.version;
+            let newest = |hashed: &Hashed<V>| hashed.is_newest(mark);
             if let Some(hashed) = self.table.find(mark.hash, newest) {
                 found.extend(hashed.slot.visible_deletion(durable));
             }
@@ -115,7 +122,9 @@ impl<V> Stripe<V> {
         let durable = durable.load(Ordering::Acquire);
         let places = places.filter_map(|place| place.checked_sub(self.forgotten));
         for mark in places.filter_map(|place| self.deleted.get(usize::try_from(place).ok()?)) {
-            let settled = |hashed: &Hashed<V>| hashed.slot.settled().version() == mark.version;
+            let settled = |hashed: &Hashed<V>| {
+                hashed.hash == mark.hash && hashed.slot.settled().version() == mark.version
+            };
             if let Some(hashed) = self.table.find(mark.hash, settled) {
                 found.extend(hashed.slot.visible_deletion(durable));
             }
@@ -158,7 +167,6 @@ impl<V> Stripe<V> {
             self.settling.push_back(mark);
         }
         self.account(mark, before, after, garbage);
-        self.settle(keys, at.durable, garbage);
     }
 
     /// Removes a key, if this version is its newest and durable. `false` if it is not durable.
@@ -185,13 +193,15 @@ impl<V> Stripe<V> {
         true
     }
 
-    fn settle(&mut self, keys: &KeyIndex, durable: u64, garbage: &mut Garbage<V>) {
+    /// Takes earlier writes that have become durable out of their chains, as each write has to.
+    /// After all that was listed is installed: what settles as deleted is taken from the index.
+    pub(crate) fn settle(&mut self, keys: &KeyIndex, durable: u64, garbage: &mut Garbage<V>) {
         for _ in 0..SETTLED_PER_WRITE {
             let Some(mark) = self.settling.pop_front_if(|mark| mark.version <= durable) else {
                 return;
             };
             // Superseded or settled already: some other mark stands for what is left to do.
-            let newest = |hashed: &Hashed<V>| hashed.slot.newest().version() == mark.version;
+            let newest = |hashed: &Hashed<V>| hashed.is_newest(&mark);
             let Some(hashed) = self.table.find_mut(mark.hash, newest) else { continue };
             let before = Standing::of(&hashed.slot);
             hashed.slot.settle(durable, garbage);
@@ -221,7 +231,7 @@ impl<V> Stripe<V> {
 
     /// Removes a slot whose deletion is the last that happened to it.
     fn forget(&mut self, mark: Mark, garbage: &mut Garbage<V>) {
-        let still = |hashed: &Hashed<V>| hashed.slot.newest().version() == mark.version;
+        let still = |hashed: &Hashed<V>| hashed.is_newest(&mark);
         if let Ok(entry) = self.table.find_entry(mark.hash, still) {
             garbage.push(entry.get().slot.settled().clone());
             entry.remove();
