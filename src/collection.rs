@@ -9,9 +9,9 @@ use crate::codec::Encoding;
 use crate::entity::{Entity, Metadata, Record};
 use crate::error::{Error, Result};
 use crate::key::{AsKey, AsPrefix, Key, KeyType};
-use crate::map::{KeyBuf, Map};
+use crate::map::{KeyBuf, Map, State};
 use crate::parallel::in_parts;
-use crate::recovery::StoredCollection;
+use crate::recovery::{Stored, StoredCollection};
 use crate::store::Inner;
 use crate::sync::AtomicBool;
 
@@ -46,7 +46,12 @@ pub(crate) struct CollectionState<V> {
     pub(crate) keys: KeyType,
     pub(crate) map: Map<V>,
     pub(crate) encoding: Encoding<V>,
-    /// Whether the log knows the name. Set under the lock of the log.
+    /// How many earlier versions of each key are kept.
+    pub(crate) history: u32,
+    /// Whether the log knew the name when the collection was opened.
+    pub(crate) stored: bool,
+    /// Whether the log knows what there is to say of the collection. Set under the lock of the
+    /// log.
     pub(crate) announced: AtomicBool,
 }
 
@@ -247,6 +252,9 @@ impl<K: Key, V: Send + Sync + 'static> Iterator for Range<K, V> {
     }
 }
 
+/// Keys with their earlier states, from the oldest to the newest.
+type Histories<V> = Vec<(KeyBuf, VecDeque<State<V>>)>;
+
 impl<V: 'static> CollectionState<V> {
     /// Where something is, for messages.
     pub(crate) fn place(&self, key: &[u8]) -> String {
@@ -258,17 +266,19 @@ impl<V: 'static> CollectionState<V> {
         (self.keys.text)(key)
     }
 
+    /// `stored` is what the log says of its history, if it knows the collection.
     pub(crate) fn new(
         id: u32,
         name: &str,
         keys: KeyType,
-        stripes: usize,
-        deletions: usize,
-        stored: bool,
+        map: Map<V>,
         encoding: Encoding<V>,
+        history: u32,
+        stored: Option<u32>,
     ) -> CollectionState<V> {
-        let (map, announced) = (Map::new(id.into(), stripes, deletions), AtomicBool::new(stored));
-        CollectionState { id, name: name.into(), keys, map, encoding, announced }
+        let announced = AtomicBool::new(stored == Some(history));
+        let (name, stored) = (name.into(), stored.is_some());
+        CollectionState { id, name, keys, map, encoding, history, stored, announced }
     }
 
     /// The value that these bytes are, stored under `key`.
@@ -294,9 +304,7 @@ impl<V: 'static> CollectionState<V> {
         let live: Vec<_> = stored.live().collect();
         let decoded = in_parts(&live, |part| {
             let decode = |(key, metadata, value): &(&KeyBuf, &Metadata, &[u8])| {
-                let value = self.decode(key, value)?;
-                let metadata = Metadata::clone(metadata);
-                Ok((KeyBuf::clone(key), Arc::new(Record { metadata, value })))
+                Ok((KeyBuf::clone(key), self.record(key, metadata, value)?))
             };
             part.iter().map(decode).collect::<Result<Vec<_>>>()
         });
@@ -304,8 +312,37 @@ impl<V: 'static> CollectionState<V> {
         for part in decoded {
             records.append(&mut part?);
         }
+        let histories = self.decode_history(stored)?;
         self.fill(records, stored);
+        self.map.fill_history(histories.into_iter());
         Ok(())
+    }
+
+    fn decode_history(&self, stored: &StoredCollection) -> Result<Histories<V>>
+    where
+        V: Send + Sync,
+    {
+        let earlier = stored.earlier(self.history as usize);
+        let earlier: Vec<_> = earlier.map(|(key, states)| (key, states.collect())).collect();
+        let decoded = in_parts(&earlier, |part| {
+            let decode = |(key, states): &(&KeyBuf, Vec<&Stored>)| {
+                let states = states.iter().map(|stored| match stored {
+                    Stored::Deleted(deletion) => Ok(State::Deleted(deletion.clone().into())),
+                    Stored::Live { metadata, value } => {
+                        self.record(key, metadata, value).map(State::Live)
+                    }
+                });
+                Ok((KeyBuf::clone(key), states.collect::<Result<_>>()?))
+            };
+            part.iter().map(decode).collect::<Result<Histories<V>>>()
+        });
+        let parts = decoded.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    fn record(&self, key: &[u8], metadata: &Metadata, value: &[u8]) -> Result<Arc<Record<V>>> {
+        let value = self.decode(key, value)?;
+        Ok(Arc::new(Record { metadata: metadata.clone(), value }))
     }
 
     /// Puts in place what is durable already, before anybody else sees the collection: entities,

@@ -321,7 +321,8 @@ impl<V: 'static> CollectionState<V> {
     pub(crate) fn entry(&self) -> CatalogEntry {
         let Encoding { schema, codec_name, .. } = &self.encoding;
         let (schema, codec) = (*schema, codec_name.clone());
-        CatalogEntry { id: self.id, key_kind: self.keys.kind.clone(), schema, codec }
+        let (id, key_kind, history) = (self.id, self.keys.kind.clone(), self.history);
+        CatalogEntry { id, key_kind, schema, codec, history }
     }
 }
 

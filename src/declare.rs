@@ -61,6 +61,7 @@ pub struct CollectionBuilder<'a, K, V, C = Bincode> {
     schema: u32,
     codec: Arc<C>,
     trusted: bool,
+    history: Option<u32>,
     migrations: BTreeMap<u32, Migration<'a, V>>,
     key: PhantomData<fn() -> K>,
 }
@@ -73,6 +74,7 @@ impl<'a, K, V> CollectionBuilder<'a, K, V> {
             schema: 1,
             codec: Arc::new(Bincode),
             trusted: false,
+            history: None,
             migrations: BTreeMap::new(),
             key: PhantomData,
         }
@@ -90,9 +92,31 @@ impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
     /// How values are stored; [`Bincode`] by default. Name it before the migrations, which read
     /// with it.
     pub fn codec<D>(self, codec: D) -> CollectionBuilder<'a, K, V, D> {
-        let CollectionBuilder { store, name, schema, trusted, migrations, key, .. } = self;
+        let CollectionBuilder { store, name, schema, trusted, history, migrations, key, .. } = self;
         let codec = Arc::new(codec);
-        CollectionBuilder { store, name, schema, codec, trusted, migrations, key }
+        CollectionBuilder { store, name, schema, codec, trusted, history, migrations, key }
+    }
+
+    /// Keeps `versions` earlier versions of each key, at most 1,000, deletions included; see
+    /// [`Collection::history`]. A new collection keeps none unless asked to, and pays nothing for
+    /// it; a stored one keeps as many as before.
+    ///
+    /// They are held in memory as entities are, survive a restart, and count for nothing else. A
+    /// smaller number forgets what is beyond it at once; with 0 no earlier value is decoded. A
+    /// [migration](CollectionBuilder::migrate) begins the history anew, because earlier values
+    /// are not of the new type.
+    ///
+    /// ```
+    /// let store = ifmatch::Store::in_memory();
+    /// let shifts = store.declare::<String, u32>("shifts").history(8).open()?;
+    /// let v1 = shifts.create("s-17", 6).commit()?.version();
+    /// shifts.put("s-17", 8).if_match(v1).commit()?;
+    /// assert_eq!(shifts.get_at("s-17", v1)?.as_deref(), Some(&6));
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn history(mut self, versions: u32) -> Self {
+        self.history = Some(versions);
+        self
     }
 
     /// Takes the codec at its word. By default every value is decoded once before it is stored,
@@ -161,9 +185,10 @@ impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
     /// # Errors
     /// [`CollectionName`](crate::Error::CollectionName);
     /// [`CollectionType`](crate::Error::CollectionType) if it is open or stored with other types
-    /// or another codec; [`Schema`](crate::Error::Schema) if it has another schema number, and
-    /// there is no migration from that; [`Decode`](crate::Error::Decode) if a stored value is not
-    /// of its type; [`Limit`](crate::Error::Limit).
+    /// or another codec, or open with another number of earlier versions;
+    /// [`Schema`](crate::Error::Schema) if it has another schema number, and there is no migration
+    /// from that; [`Decode`](crate::Error::Decode) if a stored value is not of its type;
+    /// [`Limit`](crate::Error::Limit).
     ///
     /// Of a migration also [`Encode`](crate::Error::Encode), [`Closed`](crate::Error::Closed),
     /// [`Migrating`](crate::Error::Migrating) and [`Poisoned`](crate::Error::Poisoned). Nothing
@@ -174,9 +199,9 @@ impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
         V: Send + Sync + 'static,
         C: Codec<V>,
     {
-        let CollectionBuilder { store, name, schema, codec, trusted, mut migrations, .. } = self;
-        let encoding = Encoding::new(schema, codec, trusted);
-        store.open_collection(name, encoding, &mut migrations)
+        let CollectionBuilder { store, name, schema, codec, trusted, history, .. } = self;
+        let (encoding, mut migrations) = (Encoding::new(schema, codec, trusted), self.migrations);
+        store.open_collection(name, encoding, history, &mut migrations)
     }
 }
 

@@ -138,7 +138,7 @@ mod tests {
 
     fn entry() -> CatalogEntry {
         let (key_kind, codec) = ("string".to_owned(), "json".to_owned());
-        CatalogEntry { id: 1, key_kind, schema: 1, codec }
+        CatalogEntry { id: 1, key_kind, schema: 1, codec, history: 2 }
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub enum Error {
         /// What the codec said.
         detail: String,
     },
-    /// The collection is in use, or stored, with another type or another codec.
+    /// The collection is in use, or stored, with another type or another codec; or in use with
+    /// another number of earlier versions.
     CollectionType {
         /// The collection.
         collection: String,
@@ -201,6 +202,8 @@ pub enum Limit {
     OperationIdBytes,
     /// Writes of one batch.
     BatchWrites,
+    /// Earlier versions that a collection keeps of each key: 1,000.
+    History,
 }
 
 impl Error {
@@ -253,6 +256,7 @@ impl Error {
             Error::NoCondition { .. } => 428,
             Error::KeyReused { .. } => 422,
             Error::Restart => 503,
+            Error::Limit { limit: Limit::History, .. } => 409,
             Error::CollectionName(_) => 400,
             Error::Encode { .. } => 422,
             Error::Closed | Error::Poisoned { .. } | Error::Migrating { .. } => 503,
@@ -294,7 +298,7 @@ impl fmt::Display for Error {
             }
             Error::CollectionType { collection, opened_as, asked_for } => {
                 write!(f, "collection {collection} holds {opened_as}, not {asked_for}; ")?;
-                f.write_str("use one type and one codec per collection")
+                f.write_str("declare it alike wherever it is opened")
             }
             Error::Schema { collection, stored, asked_for } => {
                 write!(f, "collection {collection} holds schema {stored}, not {asked_for}; ")?;
@@ -391,6 +395,7 @@ impl fmt::Display for Limit {
             Limit::TransactionBytes => "bytes of record",
             Limit::OperationIdBytes => "bytes of operation id",
             Limit::BatchWrites => "writes",
+            Limit::History => "earlier versions of each key",
         })
     }
 }

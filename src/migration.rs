@@ -11,7 +11,7 @@ use crate::map::KeyBuf;
 use crate::record::{self, CatalogEntry, LoggedWrite};
 use crate::recovery::StoredCollection;
 use crate::store::Inner;
-use crate::sync::UserCode;
+use crate::sync::{Ordering, UserCode};
 use crate::version::Version;
 
 /// Who has written the entities that a migration wrote. Who wrote them before is history: a
@@ -72,6 +72,7 @@ impl<'a, V: 'static> Migration<'a, V> {
         let room = store.journal.reserve(payload.len())?;
         let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&payload);
         let stamp = store.journal.append(&*store.clock, false, room, write)?;
+        state.announced.store(true, Ordering::Relaxed);
         // Whatever the durability: nothing of the new schema is shown before.
         store.journal.flush()?;
         let (version, actor) = (Version::new(stamp.version), Actor::from(ACTOR));

@@ -25,6 +25,9 @@ pub(crate) const PENDING_BYTES_MAX: usize = 1 << 30;
 /// A migration is one record, whose length has 32 bits, and which joins what is pending.
 const MIGRATION_BYTES_MAX: usize = 1 << 30;
 
+/// No collection keeps more earlier versions of a key.
+pub(crate) const HISTORY_MAX: u32 = 1_000;
+
 /// The bounds of a store. Exceeding one is [`Error::Limit`], and nothing is written.
 ///
 /// ```
@@ -113,6 +116,7 @@ impl Limits {
             Limit::TransactionBytes => self.transaction_bytes.min(VALUE_BYTES_MAX),
             Limit::OperationIdBytes => self.operation_id_bytes,
             Limit::BatchWrites => self.batch_writes,
+            Limit::History => HISTORY_MAX as usize,
         };
         if actual <= allowed {
             return Ok(());

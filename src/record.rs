@@ -4,6 +4,7 @@
 //! together is kept together; collections announce themselves in the record that first uses them.
 
 use crate::log::frame::take;
+use crate::options::HISTORY_MAX;
 
 /// The reserved collection whose keys are the names of the others.
 pub(crate) const CATALOG: u32 = 0;
@@ -94,6 +95,8 @@ pub(crate) struct CatalogEntry {
     pub(crate) schema: u32,
     /// The name of the codec of its values.
     pub(crate) codec: String,
+    /// How many earlier versions of each key it keeps.
+    pub(crate) history: u32,
 }
 
 impl CatalogEntry {
@@ -103,6 +106,7 @@ impl CatalogEntry {
         put_bytes(&mut bytes, self.key_kind.as_bytes());
         put_number(&mut bytes, self.schema.into());
         put_bytes(&mut bytes, self.codec.as_bytes());
+        put_number(&mut bytes, self.history.into());
         bytes
     }
 
@@ -112,7 +116,14 @@ impl CatalogEntry {
         let key_kind = take_text(rest)?;
         let schema = u32::try_from(take_number(rest)?).ok()?;
         let codec = take_text(rest)?;
-        rest.is_empty().then_some(CatalogEntry { id, key_kind, schema, codec })
+        let history = u32::try_from(take_number(rest)?).ok().filter(|kept| *kept <= HISTORY_MAX)?;
+        rest.is_empty().then_some(CatalogEntry { id, key_kind, schema, codec, history })
+    }
+
+    /// Whether what is stored under one entry reads under the other.
+    pub(crate) fn reads_as(&self, other: &CatalogEntry) -> bool {
+        let of = |entry: &CatalogEntry| (entry.id, entry.schema);
+        of(self) == of(other) && self.key_kind == other.key_kind && self.codec == other.codec
     }
 }
 
@@ -190,12 +201,17 @@ mod tests {
         }
 
         #[test]
-        fn a_catalog_entry_reads_back(id: u32, key_kind: String, schema: u32, codec: String) {
-            let entry = CatalogEntry { id, key_kind, schema, codec };
+        fn a_catalog_entry_reads_back(
+            (id, key_kind, schema, codec) in any::<(u32, String, u32, String)>(),
+            history in 0..=HISTORY_MAX,
+        ) {
+            let entry = CatalogEntry { id, key_kind, schema, codec, history };
             let mut bytes = entry.encode();
-            prop_assert_eq!(CatalogEntry::decode(&bytes), Some(entry));
+            prop_assert_eq!(CatalogEntry::decode(&bytes), Some(entry.clone()));
             bytes.push(0);
             prop_assert!(CatalogEntry::decode(&bytes).is_none());
+            let too_many = CatalogEntry { history: HISTORY_MAX + 1 + history, ..entry };
+            prop_assert!(CatalogEntry::decode(&too_many.encode()).is_none());
         }
 
         #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::conflict::Deletion;
 use crate::disk::Disk;
-use crate::entity::{Actor, Metadata, Previous};
+use crate::entity::{Actor, Metadata};
 use crate::error::{Error, Result};
 use crate::log::frame::LogRecord;
 use crate::log::reader::{Damage, Segment};
@@ -329,19 +329,16 @@ pub(crate) fn check_order(
 }
 
 impl Contents {
-    /// A collection comes to be.
+    /// A collection comes to be, or is told of anew.
     pub(crate) fn name(&mut self, name: &str, entry: CatalogEntry) {
-        self.collections.entry(entry.id).or_default();
+        let collection = self.collections.entry(entry.id).or_default();
+        collection.keep_history(entry.history as usize);
         self.catalog.insert(name.to_owned(), entry);
     }
 
-    /// Keeps the state with the higher version. `None` if the collection has no name.
-    pub(crate) fn keep_newest(&mut self, id: u32, key: KeyBuf, stored: Stored) -> Option<()> {
-        let version = stored.version();
-        let is_newer = |kept: &Stored| kept.version() < version;
-        self.collections
-            .get_mut(&id)?
-            .replace(key, |kept| kept.is_none_or(is_newer).then_some(stored));
+    /// Adds a state of which all is known. `None` if the collection has no name.
+    pub(crate) fn add(&mut self, id: u32, key: KeyBuf, stored: Stored) -> Option<()> {
+        self.collections.get_mut(&id)?.add(key, stored.version(), |_| stored);
         Some(())
     }
 
@@ -358,7 +355,7 @@ impl Contents {
         self.last_time = self.last_time.max(logged.written_at);
         for write in &record.writes {
             if write.collection == CATALOG {
-                self.announce(write).ok_or_else(unreadable)?;
+                self.announce(write, version).ok_or_else(unreadable)?;
             } else {
                 let written_at = logged.written_at;
                 self.write(write, version, written_at, actor.clone()).ok_or_else(unreadable)?;
@@ -368,9 +365,13 @@ impl Contents {
     }
 
     /// `None` if the entry cannot be read.
-    fn announce(&mut self, write: &LoggedWrite<'_>) -> Option<()> {
+    fn announce(&mut self, write: &LoggedWrite<'_>, version: Version) -> Option<()> {
         let name = std::str::from_utf8(write.key).ok()?;
-        self.name(name, CatalogEntry::decode(write.value?)?);
+        let entry = CatalogEntry::decode(write.value?)?;
+        if self.catalog.get(name).is_some_and(|known| !known.reads_as(&entry)) {
+            self.collections.entry(entry.id).or_default().begin_schema(version);
+        }
+        self.name(name, entry);
         Some(())
     }
 
@@ -383,23 +384,15 @@ impl Contents {
         actor: Option<Actor>,
     ) -> Option<()> {
         let collection = self.collections.get_mut(&write.collection)?;
-        collection.replace(KeyBuf::from(write.key), |kept| {
-            let previous = match kept {
-                // The snapshot may have seen a later write than this one.
-                Some(kept) if kept.version() >= version => return None,
-                Some(Stored::Live { metadata, .. }) => Previous::Live(metadata),
-                Some(Stored::Deleted(deletion)) => Previous::Deleted(deletion),
-                None => Previous::None,
-            };
-            Some(match write.value {
-                None => {
-                    Stored::Deleted(Deletion { version, deleted_by: actor, deleted_at: written_at })
-                }
-                Some(value) => {
-                    let metadata = Metadata::after(previous, version, written_at, actor);
-                    Stored::Live { metadata, value: value.into() }
-                }
-            })
+        // The snapshot may have seen this write, or a later one.
+        collection.add(KeyBuf::from(write.key), version, |previous| match write.value {
+            None => {
+                Stored::Deleted(Deletion { version, deleted_by: actor, deleted_at: written_at })
+            }
+            Some(value) => {
+                let metadata = Metadata::after(previous, version, written_at, actor);
+                Stored::Live { metadata, value: value.into() }
+            }
         });
         Some(())
     }

@@ -9,6 +9,7 @@ use crate::codec::{Codec, Encoding};
 use crate::collection::CollectionState;
 use crate::ids::{IdCodec, IdRecord};
 use crate::key::KeyType;
+use crate::map::Map;
 
 const FIRST: u32 = u32::MAX - 15;
 
@@ -38,5 +39,6 @@ fn create<V: 'static>(
 ) -> Arc<CollectionState<V>> {
     // Its codec is the crate's own, and is tested to read back what it writes.
     let (keys, encoding) = (KeyType::of::<Vec<u8>>(), Encoding::new(1, Arc::new(codec), true));
-    Arc::new(CollectionState::new(id, name, keys, stripes, 0, false, encoding))
+    let map = Map::new(id.into(), stripes, 0, 0);
+    Arc::new(CollectionState::new(id, name, keys, map, encoding, 0, None))
 }

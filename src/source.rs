@@ -20,7 +20,7 @@ pub(crate) struct Typed<V> {
 
 impl<V: Send + Sync + 'static> Source for Typed<V> {
     fn is_announced(&self) -> bool {
-        self.state.announced.load(Ordering::Relaxed)
+        self.state.stored || self.state.announced.load(Ordering::Relaxed)
     }
 
     fn deletions(&self, durable: &AtomicU64, emit: &mut Emit<'_>) -> Result<()> {
@@ -31,7 +31,7 @@ impl<V: Send + Sync + 'static> Source for Typed<V> {
     }
 
     fn states(&self, durable: &AtomicU64, emit: &mut Emit<'_>) -> Result<()> {
-        let (map, collection) = (&self.state.map, self.state.id);
+        let map = &self.state.map;
         let mut start = Bound::Unbounded;
         loop {
             let after = start.as_ref().map(|key: &crate::map::KeyBuf| &**key);
@@ -39,23 +39,31 @@ impl<V: Send + Sync + 'static> Source for Typed<V> {
             let Some(last) = keys.last() else { return Ok(()) };
             start = Bound::Excluded(last.clone());
             for key in &keys {
-                match map.visible_state(map.hash(key), key, durable) {
-                    State::Vacant => {}
-                    State::Deleted(deletion) => {
-                        emit(&Entry::Deletion { collection, key, deletion: &deletion })?;
-                    }
-                    State::Live(record) => {
-                        let value = &*self.encode(key, &record.value)?;
-                        let metadata = &record.metadata;
-                        emit(&Entry::Entity { collection, key, metadata, value })?;
-                    }
+                for state in map.states(map.hash(key), key, durable) {
+                    self.emit(key, &state, emit)?;
                 }
             }
         }
     }
+
+    fn histories(&self, durable: &AtomicU64, emit: &mut Emit<'_>) -> Result<()> {
+        self.state.map.histories(durable, |key, state| self.emit(key, state, emit))
+    }
 }
 
 impl<V: 'static> Typed<V> {
+    fn emit(&self, key: &[u8], state: &State<V>, emit: &mut Emit<'_>) -> Result<()> {
+        let collection = self.state.id;
+        match state {
+            State::Vacant => Ok(()),
+            State::Deleted(deletion) => emit(&Entry::Deletion { collection, key, deletion }),
+            State::Live(record) => {
+                let (metadata, value) = (&record.metadata, &*self.encode(key, &record.value)?);
+                emit(&Entry::Entity { collection, key, metadata, value })
+            }
+        }
+    }
+
     /// Checked to read back, as every write was: the log that has the bytes is going to go.
     fn encode(&self, key: &[u8], value: &V) -> Result<Vec<u8>> {
         self.state.encoding.encode(value).map_err(|detail| Error::Encode {

@@ -21,6 +21,7 @@ use crate::ids::Ids;
 use crate::journal::{Counter, Journal};
 use crate::key::{Key, KeyType};
 use crate::log::Log;
+use crate::map::Map;
 use crate::migration::{Migration, check_codec};
 use crate::options::{Limits, RetryPolicy, StoreBuilder};
 use crate::record::CatalogEntry;
@@ -231,6 +232,7 @@ impl Store {
         &self,
         name: &str,
         encoding: Encoding<V>,
+        history: Option<u32>,
         migrations: &mut BTreeMap<u32, Migration<'_, V>>,
     ) -> Result<Collection<K, V>> {
         if !is_collection_name(name) {
@@ -239,16 +241,19 @@ impl Store {
         let keys = KeyType::of::<K>();
         let types = format!("{} -> {}", keys.kind, std::any::type_name::<V>());
         let inner = &*self.inner;
-        let (id, stored, migration) = {
+        let wanted = history.unwrap_or(0) as usize;
+        inner.limits.check(Limit::History, wanted, || name.to_owned())?;
+        let (id, stored, kept, migration) = {
             let mut registry = inner.registry_without_migration(name)?;
             if let Some(open) = registry.open.get(name) {
-                return self.again(open, name, &types, &encoding);
+                return self.again(open, name, &types, &encoding, history);
             }
             let known = registry.catalog.contains_key(name);
             let taken = registry.next_id as usize - 1;
             let wanted = if known { 0 } else { taken + 1 };
             inner.limits.check(Limit::Collections, wanted, || name.to_owned())?;
             let (id, stored) = registry.id_of(name, &keys.kind)?;
+            let kept = registry.catalog.get(name).map(|entry| entry.history);
             let migration = match registry.catalog.get(name) {
                 Some(entry) => Migration::choose(migrations, name, entry, &encoding)?,
                 None => None,
@@ -257,13 +262,14 @@ impl Store {
                 registry.migrating.insert(name.to_owned(), inner.journal.durable());
                 (migration, UnderWay { inner, name })
             });
-            (id, stored, migration)
+            (id, stored, kept, migration)
         };
         // Decoding runs the caller's code: no lock is held. If another thread was faster, what
         // it opened counts, and this is dropped.
         let (stripes, deletions) = (inner.stripes, inner.limits.deletions);
-        let known = stored.is_some();
-        let state = CollectionState::new(id, name, keys, stripes, deletions, known, encoding);
+        let history_or_kept = history.or(kept).unwrap_or(0);
+        let map = Map::new(id.into(), stripes, deletions, history_or_kept as usize);
+        let state = CollectionState::new(id, name, keys, map, encoding, history_or_kept, kept);
         let stored = stored.unwrap_or_default();
         let entry = state.entry();
         let mut migrated = None;
@@ -291,7 +297,7 @@ impl Store {
         let surplus = registry.stored.remove(&id);
         let open = Open { state: opened, types: types.clone(), source, entry };
         let open = registry.open.entry(name.to_owned()).or_insert(open);
-        let result = self.again(open, name, &types, &state.encoding);
+        let result = self.again(open, name, &types, &state.encoding, history);
         // What is not needed is dropped when nothing is locked: that may run the caller's code.
         drop(registry);
         drop((state, surplus, stored, under_way));
@@ -304,6 +310,7 @@ impl Store {
         name: &str,
         types: &str,
         encoding: &Encoding<V>,
+        history: Option<u32>,
     ) -> Result<Collection<K, V>> {
         let state = Arc::clone(&open.state).downcast::<CollectionState<V>>();
         let Some(state) = state.ok().filter(|_| open.types == types) else {
@@ -318,6 +325,14 @@ impl Store {
             return Err(Error::Schema { collection: name.to_owned(), stored, asked_for });
         }
         check_codec(name, &state.encoding.codec_name, &encoding.codec_name)?;
+        if let Some(asked_for) = history.filter(|history| *history != state.history) {
+            let versions = |number: u32| format!("{number} earlier versions of each key");
+            return Err(Error::CollectionType {
+                collection: name.to_owned(),
+                opened_as: versions(state.history),
+                asked_for: versions(asked_for),
+            });
+        }
         Ok(Collection::new(Arc::clone(&self.inner), state))
     }
 

@@ -61,6 +61,9 @@ pub(super) struct CollectionLine<'a> {
     pub(super) schema: u32,
     #[serde(borrow)]
     pub(super) codec: Cow<'a, str>,
+    /// How many earlier versions of each key it keeps; they are not in the dump.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) history: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,6 +115,10 @@ pub(super) struct EndLine {
     pub(super) deletions: u64,
 }
 
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 fn is_false(flag: &bool) -> bool {
     !flag
 }
@@ -137,6 +144,7 @@ pub(crate) fn dump(
             keys: Cow::from(&entry.key_kind),
             schema: entry.schema,
             codec: Cow::from(&entry.codec),
+            history: entry.history,
         }))?;
         let stored = found.contents.collections.get(&entry.id);
         for (key, stored) in stored.into_iter().flat_map(|stored| stored.iter()) {

@@ -17,6 +17,7 @@ use crate::entity::{Actor, Metadata};
 use crate::error::{Error, Result};
 use crate::log::file_header::NUMBER_MAX;
 use crate::map::KeyBuf;
+use crate::options::HISTORY_MAX;
 use crate::record::CatalogEntry;
 use crate::recovery::{Contents, Stored};
 use crate::store::is_collection_name;
@@ -100,7 +101,7 @@ impl Loading {
     }
 
     fn collection(&mut self, line: CollectionLine<'_>) -> Outcome {
-        let CollectionLine { name, keys, schema, codec } = line;
+        let CollectionLine { name, keys, schema, codec, history } = line;
         if !is_collection_name(&name) {
             return Err(format!("{name:?} is no collection name"));
         }
@@ -113,7 +114,10 @@ impl Loading {
         // The catalog has number 0.
         let id = u32::try_from(self.contents.catalog.len() + 1).map_err(|_| "too many")?;
         let (key_kind, codec) = (keys.into_owned(), codec.into_owned());
-        self.contents.name(&name, CatalogEntry { id, key_kind, schema, codec });
+        if history > HISTORY_MAX {
+            return Err(format!("{history} earlier versions are more than {HISTORY_MAX}"));
+        }
+        self.contents.name(&name, CatalogEntry { id, key_kind, schema, codec, history });
         Ok(())
     }
 

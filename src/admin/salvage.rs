@@ -183,7 +183,7 @@ impl<'a> Salvage<'a> {
         }
         for (offset, len, collection, key, stored) in states {
             self.highest = self.highest.max(stored.version().get());
-            if self.contents.keep_newest(collection, key, stored).is_none() {
+            if self.contents.add(collection, key, stored).is_none() {
                 let why = format!("collection {collection} has no name");
                 self.lose(&name, offset..offset + len, &why, None);
             }
@@ -285,12 +285,12 @@ impl<'a> Salvage<'a> {
         let named = Named { told_at, since, name: name.to_owned(), entry };
         match self.entries.get(&id) {
             Some(known) if known.told_at > told_at => {
-                if known.entry != named.entry {
+                if !known.entry.reads_as(&named.entry) {
                     self.renewed.insert(id, known.since);
                 }
                 return;
             }
-            Some(known) if known.entry != named.entry => {
+            Some(known) if !known.entry.reads_as(&named.entry) => {
                 self.renewed.insert(id, since);
             }
             _ => {}

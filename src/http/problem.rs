@@ -338,9 +338,8 @@ fn reason_of(error: &Error) -> ProblemReason {
         } => ProblemReason::TooLarge,
         Error::NoCondition { .. } => ProblemReason::PreconditionRequired,
         Error::KeyReused { .. } => ProblemReason::KeyReused,
-        Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. } => {
-            ProblemReason::Limit
-        }
+        Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. }
+        | Error::Limit { limit: Limit::History, .. } => ProblemReason::Limit,
         Error::Limit { .. } | Error::CollectionName(_) | Error::Encode { .. } => {
             ProblemReason::Malformed
         }

@@ -92,6 +92,14 @@ impl<V> Slot<V> {
         }
     }
 
+    /// All that is durable, the newest first.
+    pub(crate) fn durable_states(&self, durable: u64) -> impl Iterator<Item = &State<V>> {
+        let newest = self.pending.iter().map(|pending| &pending.newest);
+        let older = self.pending.iter().filter_map(|pending| pending.older.as_ref());
+        let states = newest.chain(older).chain([&self.settled]);
+        states.filter(move |state| (1..=durable).contains(&state.version()))
+    }
+
     /// The key with its deletion, if that is what a reader may see.
     pub(crate) fn visible_deletion(&self, durable: u64) -> Option<(KeyBuf, Arc<Deletion>)> {
         match self.visible(durable) {

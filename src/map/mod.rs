@@ -6,10 +6,12 @@
 //! stripes does so in the order of their indexes.
 
 mod chain;
+mod history;
 mod key_buf;
 mod key_index;
 mod stripe;
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use crossbeam_utils::CachePadded;
 use foldhash::fast::FixedState;
 
 pub(crate) use chain::{Garbage, State};
+pub(crate) use history::Earlier;
 pub(crate) use key_buf::KeyBuf;
 pub(crate) use key_index::{KeyIndex, Keys, is_empty};
 use stripe::Stripe;
@@ -46,13 +49,13 @@ const STRIPE_SHIFT: u32 = 40;
 impl<V> Map<V> {
     /// `rank` orders the locks of maps that are locked together. `stripes` is a power of two.
     /// About `deleted_limit` deletions are remembered: as many for each stripe as it takes to make
-    /// up that number.
-    pub(crate) fn new(rank: u64, stripes: usize, deleted_limit: usize) -> Map<V> {
+    /// up that number. A key keeps `history` earlier states.
+    pub(crate) fn new(rank: u64, stripes: usize, deleted_limit: usize, history: usize) -> Map<V> {
         debug_assert!(stripes.is_power_of_two());
         let deleted_limit = deleted_limit.div_ceil(stripes);
         let stripe = |place| {
             let level = Level::Stripe { map: rank, place };
-            CachePadded::new(RwLock::new(level, Stripe::new(deleted_limit)))
+            CachePadded::new(RwLock::new(level, Stripe::new(deleted_limit, history)))
         };
         Map {
             stripes: (0..stripes).map(stripe).collect(),
@@ -81,6 +84,15 @@ impl<V> Map<V> {
         }
     }
 
+    /// Puts back the earlier states of keys that [`fill`](Map::fill) has put back, as far as they
+    /// are still remembered: from the oldest to the newest.
+    pub(crate) fn fill_history(&self, keys: impl Iterator<Item = (KeyBuf, VecDeque<State<V>>)>) {
+        for (key, states) in keys {
+            let hash = self.hash(&key);
+            self.stripe(hash).write().restore_history(hash, key, states);
+        }
+    }
+
     /// Computed once per operation.
     pub(crate) fn hash(&self, key: &[u8]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
@@ -100,11 +112,52 @@ impl<V> Map<V> {
         stripe.find(hash, key)?.visible(durable.load(Ordering::Acquire)).live().cloned()
     }
 
-    /// What a reader may see, a deletion included.
-    pub(crate) fn visible_state(&self, hash: u64, key: &[u8], durable: &AtomicU64) -> State<V> {
-        let stripe = self.stripe(hash).read();
-        let visible = |slot: &chain::Slot<V>| slot.visible(durable.load(Ordering::Acquire)).clone();
-        stripe.find(hash, key).map_or(State::Vacant, visible)
+    /// What a reader may see of a key and what was before, deletions included: the newest first,
+    /// and as many after it as are kept.
+    pub(crate) fn history(&self, hash: u64, key: &[u8], durable: &AtomicU64) -> Vec<State<V>> {
+        self.stripe(hash).read().history(hash, key, durable)
+    }
+
+    /// The state of this version, if it is still kept and a reader may see it.
+    pub(crate) fn state_at(
+        &self,
+        hash: u64,
+        key: &[u8],
+        version: u64,
+        durable: &AtomicU64,
+    ) -> Option<State<V>> {
+        self.stripe(hash).read().state_at(hash, key, version, durable)
+    }
+
+    /// What a snapshot keeps of a key, besides what [`histories`](Map::histories) gives: the
+    /// visible state, and others that have not left its slot yet if history is kept.
+    pub(crate) fn states(&self, hash: u64, key: &[u8], durable: &AtomicU64) -> Vec<State<V>> {
+        self.stripe(hash).read().states(hash, key, durable)
+    }
+
+    /// Gives each state that is durable and has left its slot to `each`, in portions, with
+    /// nothing locked.
+    pub(crate) fn histories<E>(
+        &self,
+        durable: &AtomicU64,
+        mut each: impl FnMut(&KeyBuf, &State<V>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for stripe in &self.stripes {
+            let mut after = Bound::Unbounded;
+            loop {
+                let mut found = Earlier::new();
+                let bound = after.as_ref().map(|key: &KeyBuf| &**key);
+                let last = stripe.read().portion_of_history(bound, durable, &mut found);
+                for (key, state) in &found {
+                    each(key, state)?;
+                }
+                match last {
+                    Some(last) => after = Bound::Excluded(last),
+                    None => break,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives each deletion that a reader may see to `each`, in portions, with nothing locked.
@@ -225,7 +278,7 @@ impl<V> Locked<'_, V> {
     /// Puts `state` at the head and unlocks. What it replaces goes to `garbage`.
     pub(crate) fn install(mut self, state: State<V>, at: Install, garbage: &mut Garbage<V>) {
         self.stripe.install(self.keys, (self.hash, self.key), state, at, garbage);
-        self.stripe.settle(self.keys, at.durable, garbage);
+        self.stripe.settle(self.keys, at, garbage);
     }
 }
 
@@ -265,7 +318,7 @@ impl<V> LockedStripe<'_, V> {
     /// Takes earlier writes that have become durable out of their chains.
     pub(crate) fn settle(&mut self, at: Install, garbage: &mut Garbage<V>) {
         match self {
-            LockedStripe::Exclusive(stripe, keys) => stripe.settle(keys, at.durable, garbage),
+            LockedStripe::Exclusive(stripe, keys) => stripe.settle(keys, at, garbage),
             LockedStripe::Shared(_) => debug_assert!(false, "the stripe is locked for reading"),
         }
     }

@@ -1,13 +1,15 @@
 //! One stripe: a hash table, what in it is still to settle, and the deletions it remembers.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::map::chain::{Garbage, Slot, State};
-use crate::map::{Deletions, Install, KeyBuf, KeyIndex};
+use crate::map::history::{Earlier, History};
+use crate::map::{Deletions, Install, KeyBuf, KeyIndex, PORTION};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Each write settles up to this many earlier ones: more than one, so that the backlog shrinks.
@@ -24,6 +26,8 @@ pub(crate) struct Stripe<V> {
     /// How many have left `deleted`: with it, each has a place that does not move.
     forgotten: u64,
     deleted_limit: usize,
+    /// Absent if none is kept.
+    history: Option<Box<History<V>>>,
 }
 
 /// A slot with its hash, so that a growing table does not hash keys again.
@@ -47,7 +51,7 @@ impl<V> Hashed<V> {
 }
 
 impl<V> Stripe<V> {
-    pub(crate) fn new(deleted_limit: usize) -> Stripe<V> {
+    pub(crate) fn new(deleted_limit: usize, history: usize) -> Stripe<V> {
         Stripe {
             table: HashTable::new(),
             live: 0,
@@ -55,6 +59,7 @@ impl<V> Stripe<V> {
             deleted: VecDeque::new(),
             forgotten: 0,
             deleted_limit,
+            history: History::new(history),
         }
     }
 
@@ -71,6 +76,14 @@ impl<V> Stripe<V> {
         let before = Standing { live: false, pending: false, listed: false, deleted: false };
         let mut garbage = Garbage::new();
         self.account(mark, before, after, &mut garbage);
+    }
+
+    /// Puts back the earlier states of a key, unless it has been forgotten.
+    pub(crate) fn restore_history(&mut self, hash: u64, key: KeyBuf, states: VecDeque<State<V>>) {
+        let remembered = self.find(hash, &key).is_some();
+        if let Some(history) = self.history.as_mut().filter(|_| remembered) {
+            history.restore(key, states);
+        }
     }
 
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<&Slot<V>> {
@@ -93,6 +106,64 @@ impl<V> Stripe<V> {
             len -= usize::from(hashed.slot.settled().live().is_some());
         }
         len
+    }
+
+    pub(crate) fn history(&self, hash: u64, key: &[u8], durable: &AtomicU64) -> Vec<State<V>> {
+        let durable = durable.load(Ordering::Acquire);
+        let mut states: Vec<_> = self.durable_states(hash, key, durable).cloned().collect();
+        states.sort_unstable_by_key(|state| Reverse(state.version()));
+        states.truncate(1 + self.kept());
+        states
+    }
+
+    pub(crate) fn state_at(
+        &self,
+        hash: u64,
+        key: &[u8],
+        version: u64,
+        durable: &AtomicU64,
+    ) -> Option<State<V>> {
+        let durable = durable.load(Ordering::Acquire);
+        let states = || self.durable_states(hash, key, durable);
+        let found = states().find(|state| state.version() == version)?;
+        // More are kept for a while, until the key is written again.
+        let newer = states().filter(|state| state.version() > version).count();
+        (newer <= self.kept()).then(|| found.clone())
+    }
+
+    pub(crate) fn states(&self, hash: u64, key: &[u8], durable: &AtomicU64) -> Vec<State<V>> {
+        let durable = durable.load(Ordering::Acquire);
+        let Some(slot) = self.find(hash, key) else { return Vec::new() };
+        let most = if self.history.is_some() { usize::MAX } else { 1 };
+        slot.durable_states(durable).take(most).cloned().collect()
+    }
+
+    /// See [`History::portion`].
+    pub(crate) fn portion_of_history(
+        &self,
+        after: Bound<&[u8]>,
+        durable: &AtomicU64,
+        found: &mut Earlier<V>,
+    ) -> Option<KeyBuf> {
+        let durable = durable.load(Ordering::Acquire);
+        self.history.as_ref()?.portion(after, PORTION as usize, durable, found)
+    }
+
+    /// How many earlier states a reader may see of a key.
+    fn kept(&self) -> usize {
+        self.history.as_ref().map_or(0, |history| history.kept())
+    }
+
+    /// What is durable of a key, in its slot and before.
+    fn durable_states(
+        &self,
+        hash: u64,
+        key: &[u8],
+        durable: u64,
+    ) -> impl Iterator<Item = &State<V>> {
+        let slot = self.find(hash, key).into_iter();
+        let history = self.history.iter().flat_map(move |history| history.of(key, durable));
+        slot.flat_map(move |slot| slot.durable_states(durable)).chain(history)
     }
 
     /// Deletions that a reader may see and that have not settled go to `found`. Returns the places
@@ -156,8 +227,11 @@ impl<V> Stripe<V> {
                 &mut entry.insert(Hashed { hash, slot }).into_mut().slot
             }
         };
-        let before = Standing::of(slot);
+        let (before, left_from) = (Standing::of(slot), garbage.len());
         slot.install(state, at.open_from, at.durable, garbage);
+        if let Some(history) = &mut self.history {
+            history.take(&slot.key, garbage, left_from, at);
+        }
         let after = Standing::of(slot);
         if before.listed && !after.listed {
             keys.remove(&slot.key, version);
@@ -195,16 +269,19 @@ impl<V> Stripe<V> {
 
     /// Takes earlier writes that have become durable out of their chains, as each write has to.
     /// After all that was listed is installed: what settles as deleted is taken from the index.
-    pub(crate) fn settle(&mut self, keys: &KeyIndex, durable: u64, garbage: &mut Garbage<V>) {
+    pub(crate) fn settle(&mut self, keys: &KeyIndex, at: Install, garbage: &mut Garbage<V>) {
         for _ in 0..SETTLED_PER_WRITE {
-            let Some(mark) = self.settling.pop_front_if(|mark| mark.version <= durable) else {
+            let Some(mark) = self.settling.pop_front_if(|mark| mark.version <= at.durable) else {
                 return;
             };
             // Superseded or settled already: some other mark stands for what is left to do.
             let newest = |hashed: &Hashed<V>| hashed.is_newest(&mark);
             let Some(hashed) = self.table.find_mut(mark.hash, newest) else { continue };
-            let before = Standing::of(&hashed.slot);
-            hashed.slot.settle(durable, garbage);
+            let (before, left_from) = (Standing::of(&hashed.slot), garbage.len());
+            hashed.slot.settle(at.durable, garbage);
+            if let Some(history) = &mut self.history {
+                history.take(&hashed.slot.key, garbage, left_from, at);
+            }
             let after = Standing::of(&hashed.slot);
             if before.listed && !after.listed {
                 keys.remove(&hashed.slot.key, mark.version);
@@ -234,6 +311,9 @@ impl<V> Stripe<V> {
         let still = |hashed: &Hashed<V>| hashed.is_newest(&mark);
         if let Ok(entry) = self.table.find_entry(mark.hash, still) {
             garbage.push(entry.get().slot.settled().clone());
+            if let Some(history) = &mut self.history {
+                history.forget(&entry.get().slot.key, garbage);
+            }
             entry.remove();
         }
     }

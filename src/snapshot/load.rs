@@ -282,7 +282,7 @@ impl Entries {
         }
         for (collection, key, stored) in self.states {
             contents
-                .keep_newest(collection, key, stored)
+                .add(collection, key, stored)
                 .ok_or_else(|| format!("collection {collection} has no name"))?;
         }
         Ok(())

@@ -65,4 +65,10 @@ pub(crate) trait Source: Send + Sync {
     /// # Errors
     /// What `emit` says; [`Error::Encode`](crate::Error::Encode).
     fn states(&self, durable: &AtomicU64, emit: &mut Emit<'_>) -> Result<()>;
+
+    /// What was visible before, as far as it is kept.
+    ///
+    /// # Errors
+    /// As [`states`](Source::states).
+    fn histories(&self, durable: &AtomicU64, emit: &mut Emit<'_>) -> Result<()>;
 }

@@ -59,13 +59,12 @@ pub(crate) fn write<'a>(
             Contents::Stored(None) => {}
             Contents::Stored(Some(stored)) => {
                 for (key, stored) in stored.iter() {
-                    let collection = entry.id;
-                    writer.push(&match stored {
-                        Stored::Deleted(deletion) => Entry::Deletion { collection, key, deletion },
-                        Stored::Live { metadata, value } => {
-                            Entry::Entity { collection, key, metadata, value }
-                        }
-                    })?;
+                    writer.push(&entry_of(entry.id, key, stored))?;
+                }
+                for (key, earlier) in stored.earlier(usize::MAX) {
+                    for stored in earlier {
+                        writer.push(&entry_of(entry.id, key, stored))?;
+                    }
                 }
             }
         }
@@ -75,7 +74,20 @@ pub(crate) fn write<'a>(
             source.states(durable, &mut |entry| writer.push(entry))?;
         }
     }
+    // Keys before what they held earlier: a state that leaves its key meanwhile is found here.
+    for Named { contents, .. } in collections {
+        if let Contents::Open(source) = contents {
+            source.histories(durable, &mut |entry| writer.push(entry))?;
+        }
+    }
     writer.seal(end()?)
+}
+
+fn entry_of<'a>(collection: u32, key: &'a [u8], stored: &'a Stored) -> Entry<'a> {
+    match stored {
+        Stored::Deleted(deletion) => Entry::Deletion { collection, key, deletion },
+        Stored::Live { metadata, value } => Entry::Entity { collection, key, metadata, value },
+    }
 }
 
 impl Unnamed<'_> {

@@ -5,6 +5,7 @@
 mod backup;
 mod chance;
 mod dump;
+mod history;
 mod repair;
 mod support;
 mod verify;

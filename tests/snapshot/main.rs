@@ -6,6 +6,7 @@
 mod common;
 mod damage;
 mod fuzzy;
+mod history;
 mod keeping;
 mod support;
 mod watched;
