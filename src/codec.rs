@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// How the values of a collection become bytes on disk, and back.
 ///
 /// Chosen when a collection is [declared](crate::Store::declare). Called with no lock held; a
-/// store in memory calls it for writes with an operation id alone.
+/// store in memory calls it to merge, and for writes with an operation id, alone.
 ///
 /// ```
 /// use ifmatch::{Codec, Store};
@@ -54,6 +55,24 @@ pub trait Codec<V>: Send + Sync + 'static {
     /// # Errors
     /// Says why the bytes are no such value.
     fn decode(&self, bytes: &[u8]) -> Result<V, String>;
+
+    /// The value as JSON, so that a conflict can tell [what
+    /// changed](crate::Conflict::changed) and [merge](crate::Conflict::rebase). `None`, by default,
+    /// if it has no such form.
+    fn to_json(&self, value: &V) -> Option<Value> {
+        let _ = value;
+        None
+    }
+
+    /// The value of which [`to_json`](Codec::to_json) made this. A value is only merged if it comes
+    /// back with the same encoding, in any order of its parts.
+    ///
+    /// # Errors
+    /// Says why it is none.
+    fn read_json(&self, json: Value) -> Result<V, String> {
+        let _ = json;
+        Err("its codec does not read JSON values".to_owned())
+    }
 }
 
 /// The default codec: bincode 2 with its standard configuration. Compact and quick, but the bytes
@@ -76,6 +95,14 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Bincode {
             0x1001..=0x10_0000 => decode_within::<0x100_0000, V>(bytes),
             _ => decode_within::<{ i32::MAX as usize }, V>(bytes),
         }
+    }
+
+    fn to_json(&self, value: &V) -> Option<Value> {
+        serde_json::to_value(value).ok()
+    }
+
+    fn read_json(&self, json: Value) -> Result<V, String> {
+        serde_json::from_value(json).map_err(|error| error.to_string())
     }
 }
 
@@ -103,8 +130,7 @@ pub struct Json;
 
 #[cfg(feature = "json")]
 impl Json {
-    /// What all that is JSON is called, whatever it was made from.
-    pub(crate) const NAME: &str = "json";
+    pub(crate) const NAME: &str = JSON;
 }
 
 #[cfg(feature = "json")]
@@ -119,6 +145,14 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
 
     fn decode(&self, bytes: &[u8]) -> Result<V, String> {
         serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    }
+
+    fn to_json(&self, value: &V) -> Option<Value> {
+        serde_json::to_value(value).ok()
+    }
+
+    fn read_json(&self, json: Value) -> Result<V, String> {
+        serde_json::from_value(json).map_err(|error| error.to_string())
     }
 }
 
@@ -165,6 +199,30 @@ pub(crate) fn encode_checked<V>(
         Err("it reads back as something else".to_owned())
     }
 }
+
+/// The value as JSON, after making sure that it comes back the same: JSON has neither NaN nor keys
+/// that are no strings, and serde has more such types.
+///
+/// # Errors
+/// Says why the value cannot go through JSON.
+pub(crate) fn checked_json<V: 'static>(codec: &dyn Codec<V>, value: &V) -> Result<Value, String> {
+    let json = codec.to_json(value).ok_or("a value has no JSON form")?;
+    let back = codec.read_json(json.clone())?;
+    let (bytes, again) = (codec.encode(value)?, codec.encode(&back)?);
+    // The text of a document may have been spaced out.
+    let is_text = codec.name() == JSON;
+    let parts = |mut bytes: Vec<u8>| {
+        bytes.retain(|byte| !is_text || !byte.is_ascii_whitespace());
+        sorted(&bytes)
+    };
+    match bytes == again || parts(bytes) == parts(again) {
+        true => Ok(json),
+        false => Err("a value comes back as something else".to_owned()),
+    }
+}
+
+/// What all that is JSON is called, whatever it was made from.
+const JSON: &str = "json";
 
 /// Hash maps and sets come in another order each time: then the same bytes, shuffled, will do.
 fn sorted(bytes: &[u8]) -> Vec<u8> {

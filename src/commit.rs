@@ -434,6 +434,7 @@ impl<V: Send + Sync + 'static> Refused<V> {
         let comes_back = reason != Reason::AlreadyExists;
         let spread = collection.refused(store, key, reason, comes_back);
         let Refused { unmet, newest, decided_at } = self;
+        let basis = collection.basis(store, key, &unmet, &newest);
         let (current, deletion) = match newest {
             State::Vacant => (None, None),
             State::Deleted(deletion) => (None, Some(Deletion::clone(&deletion))),
@@ -459,6 +460,7 @@ impl<V: Send + Sync + 'static> Refused<V> {
             effort,
             pause: contention::draw(&store.random, spread),
             others: Vec::new(),
+            basis,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock::{Span, Timestamp};
 use crate::entity::{Entity, Metadata, Record};
 use crate::precondition::Precondition;
+use crate::rebase::{Basis, say_places};
 use crate::version::{EntityTag, Lineage, Version};
 
 /// Why a write was refused. A closed set; what a caller should do differs for each.
@@ -176,6 +177,8 @@ pub struct Conflict {
     pub(crate) others: Vec<Conflict>,
     /// Drawn for this refusal, so that those who lost together do not come back together.
     pub(crate) pause: Duration,
+    /// What the write was based on, if that is known, beside what is there.
+    pub(crate) basis: Option<Box<dyn Basis>>,
 }
 
 /// The current entity without its type.
@@ -328,7 +331,9 @@ impl Conflict {
             Precondition::UnmodifiedSince(_) => f.write_str(", written since the time named")?,
             unmet => say_list(f, ", not ", unmet.versions())?,
         }
-        write!(f, ": {} changed it {} ago", author(current), self.age(current))?;
+        write!(f, ": {} changed ", author(current))?;
+        say_places(f, &self.changed().unwrap_or_default())?;
+        write!(f, " {} ago", self.age(current))?;
         f.write_str("; read it again and retry")
     }
 
@@ -422,6 +427,7 @@ mod tests {
             effort: None,
             others: Vec::new(),
             pause: Duration::ZERO,
+            basis: None,
         }
     }
 

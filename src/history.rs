@@ -1,13 +1,17 @@
 //! What a key held before: reading earlier versions of an entity.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::collection::Collection;
+use crate::collection::{Collection, CollectionState};
 use crate::conflict::Deletion;
 use crate::entity::Entity;
 use crate::error::Result;
 use crate::key::{AsKey, Key};
 use crate::map::State;
+use crate::precondition::Precondition;
+use crate::rebase::{Based, Basis};
+use crate::store::Inner;
 use crate::version::Version;
 
 /// One version in the history of a key.
@@ -101,5 +105,31 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
         let number = version.get();
         let state = key.with_bytes(|key| map.state_at(map.hash(key), key, number, durable));
         Ok(state.and_then(|state| state.live().cloned()).map(Entity::new))
+    }
+}
+
+impl<V: Send + Sync + 'static> CollectionState<V> {
+    /// What a write was based on that was refused on `newest`: the one version that it named, if
+    /// that is still kept. Nobody is told before `newest` is durable, so that one is, too.
+    pub(crate) fn basis(
+        &self,
+        store: &Inner,
+        key: &[u8],
+        unmet: &Precondition,
+        newest: &State<V>,
+    ) -> Option<Box<dyn Basis>> {
+        if self.history == 0 {
+            return None;
+        }
+        let (Precondition::Matches(_) | Precondition::MatchesAny(_), State::Live(current)) =
+            (unmet, newest)
+        else {
+            return None;
+        };
+        let [version] = unmet.versions() else { return None };
+        let hash = self.map.hash(key);
+        let state = self.map.state_at(hash, key, version.get(), store.journal.shown())?;
+        let (base, current) = (Arc::clone(state.live()?), Arc::clone(current));
+        Some(Box::new(Based { base, current, codec: Arc::clone(&self.encoding.codec) }))
     }
 }

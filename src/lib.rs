@@ -58,6 +58,8 @@ mod store;
 mod declare;
 mod collection;
 mod history;
+mod merge;
+mod rebase;
 mod write;
 mod batch;
 mod update;
@@ -108,6 +110,7 @@ pub use key::{AsKey, AsPrefix, Key};
 pub use options::{Durability, Limits, RetryPolicy, StoreBuilder};
 pub use precondition::{Precondition, Predicate, decide};
 pub use progress::{Phase, Progress};
+pub use rebase::RebaseError;
 pub use store::Store;
 pub use transact::{
     Once, Seen, Transact, TransactFuture, TransactOnce, TransactOnceFuture, Transacted, Transaction,

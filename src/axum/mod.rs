@@ -15,6 +15,7 @@ use ::axum::extract::DefaultBodyLimit;
 use tokio::sync::Semaphore;
 
 use crate::http::StaleStatus;
+use crate::options::HISTORY_MAX;
 use crate::store::Store;
 
 /// The documents of `store` over HTTP, with the defaults of [`RouterOptions`].
@@ -48,6 +49,7 @@ pub struct RouterOptions {
     body_limit: usize,
     body_timeout: Option<Duration>,
     max_in_flight: usize,
+    history: u32,
 }
 
 impl Default for RouterOptions {
@@ -57,6 +59,7 @@ impl Default for RouterOptions {
             body_limit: 1 << 20,
             body_timeout: None,
             max_in_flight: 1_024,
+            history: 8,
         }
     }
 }
@@ -84,6 +87,15 @@ impl RouterOptions {
     /// The most requests that are worked on at a time; 1,024 by default. Beyond it: 503.
     pub fn max_in_flight(mut self, requests: usize) -> RouterOptions {
         self.max_in_flight = requests;
+        self
+    }
+
+    /// How many earlier versions of each document are kept by collections that the router creates,
+    /// so that a conflict can tell what changed; 8 by default, at most 1,000. Collections that are
+    /// there already keep as many as they do; see
+    /// [`CollectionBuilder::history`](crate::CollectionBuilder::history).
+    pub fn history(mut self, versions: u32) -> RouterOptions {
+        self.history = versions.min(HISTORY_MAX);
         self
     }
 

@@ -80,8 +80,12 @@ impl Service {
     }
 
     pub(super) fn open(&self, name: &str) -> Result<Collection<String, Document>, Problem> {
-        let opened = self.store.declare(name).codec(Json).open();
-        opened.map_err(|error| self.failure(&error, &Conditions::default()))
+        let declared = self.store.declare(name).codec(Json);
+        let declared = match self.store.has_collection(name) {
+            true => declared,
+            false => declared.history(self.options.history),
+        };
+        declared.open().map_err(|error| self.failure(&error, &Conditions::default()))
     }
 
     pub(super) fn failure(&self, error: &Error, conditions: &Conditions) -> Problem {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::codec::{Codec, Json};
@@ -94,6 +95,16 @@ impl Codec<Document> for Json {
 
     fn decode(&self, bytes: &[u8]) -> Result<Document, String> {
         Document::from_bytes(bytes.to_vec()).map_err(|error| error.to_string())
+    }
+
+    fn to_json(&self, document: &Document) -> Option<Value> {
+        serde_json::from_str(&document.json).ok()
+    }
+
+    /// In the order of the names, without space. A document with a number or a name that would
+    /// not be written like this, or the same name twice, does not come back the same.
+    fn read_json(&self, json: Value) -> Result<Document, String> {
+        Document::parse(json.to_string()).map_err(|error| error.to_string())
     }
 }
 

@@ -58,6 +58,9 @@ struct Members {
     expected: Option<Expected>,
     #[serde(skip_serializing_if = "Option::is_none")]
     current: Option<Current>,
+    /// Where it differs from what the caller relied on: JSON Pointers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,6 +110,7 @@ impl Problem {
             key: None,
             expected: None,
             current: None,
+            changed: None,
             outcome: None,
             retry: advice(reason),
             allow: None,
@@ -240,6 +244,7 @@ impl Problem {
             let value = value.as_deref().and_then(Document::raw).map(ToOwned::to_owned);
             self.0.current = Some(Current::new(conflict.lineage, at, value));
         }
+        self.0.changed = conflict.changed();
         if let Precondition::Exists | Precondition::Matches(_) | Precondition::MatchesAny(_) =
             conflict.unmet()
         {
@@ -427,6 +432,7 @@ mod tests {
             effort: None,
             others: Vec::new(),
             pause,
+            basis: None,
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::IF_MATCH, if_match.parse().unwrap());

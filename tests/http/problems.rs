@@ -38,6 +38,7 @@ fn g4_a_conflict_names_what_was_expected_and_what_is_there() {
                 "versions": [v1],
             }),
         ),
+        ("changed", json!(["/status"])),
         ("retry", json!({"advice": "refetch", "after_ms": 0})),
     ] {
         assert_eq!(problem[member], expected, "{member}");
@@ -48,7 +49,7 @@ fn g4_a_conflict_names_what_was_expected_and_what_is_there() {
     assert_eq!(current["value"], json!({"status": "approved"}));
     assert!(refused.text().contains(r#""value":{"status": "approved"}"#), "byte for byte");
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("alice changed it"), "{detail}");
+    assert!(detail.contains("alice changed /status"), "{detail}");
     assert!(detail.contains("weak tags"), "{detail}");
     assert!(!refused.headers.contains_key("retry-after"));
 }
@@ -66,6 +67,15 @@ fn g4_those_who_lose_on_one_key_are_told_to_spread() {
     let pauses: Vec<_> = (1..=100).map(|others| (others, lose())).collect();
     assert!(pauses.iter().all(|(others, pause)| *pause <= 5 * others), "{pauses:?}");
     assert!(pauses.iter().any(|(_, pause)| *pause > 0), "{pauses:?}");
+}
+
+#[test]
+fn g4_without_history_a_conflict_does_not_tell_what_changed() {
+    let client = Client::new(Store::in_memory(), RouterOptions::default().history(0));
+    let first = client.overwrite(PATH, r#"{"status": "open"}"#);
+    client.overwrite(PATH, r#"{"status": "approved"}"#);
+    let problem = client.call("PUT", PATH, &[JSON, ("if-match", first.as_str())], "1").json();
+    assert_eq!(problem.get("changed"), None, "{problem}");
 }
 
 #[test]
