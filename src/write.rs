@@ -21,8 +21,7 @@ use crate::precondition::Precondition;
 use crate::retry::{self, Driven};
 use crate::store::Inner;
 use crate::version::Version;
-use crate::write::run::Request;
-pub(crate) use crate::write::run::Run;
+pub(crate) use crate::write::run::{Request, Run};
 
 /// A write that has not been run yet.
 ///
@@ -53,7 +52,7 @@ pub(crate) use crate::write::run::Run;
 /// ```
 #[must_use = "a write does nothing before `commit` or `.await`"]
 pub struct Write<'a, K, V, O, C = Conditional> {
-    request: Request<'a, V>,
+    pub(crate) request: Request<'a, V>,
     key: PhantomData<fn() -> K>,
     kind: PhantomData<(O, C)>,
 }
@@ -82,11 +81,13 @@ pub struct Committed<V> {
     attempts: u32,
     elapsed: Duration,
     replayed: bool,
+    merged: bool,
 }
 
 impl<V> Committed<V> {
     pub(crate) fn new(entity: Entity<V>, previous: Option<Version>) -> Committed<V> {
-        Committed { entity, previous, attempts: 1, elapsed: Duration::ZERO, replayed: false }
+        let elapsed = Duration::ZERO;
+        Committed { entity, previous, attempts: 1, elapsed, replayed: false, merged: false }
     }
 
     pub(crate) fn after(self, Effort { attempts, elapsed }: Effort) -> Committed<V> {
@@ -95,6 +96,10 @@ impl<V> Committed<V> {
 
     pub(crate) fn replayed(self, replayed: bool) -> Committed<V> {
         Committed { replayed, ..self }
+    }
+
+    pub(crate) fn by_merging(self) -> Committed<V> {
+        Committed { merged: true, ..self }
     }
 
     /// The version of the new entity.
@@ -122,7 +127,13 @@ impl<V> Committed<V> {
         self.previous
     }
 
-    /// How often the write was attempted: more than once for `update` and its kin alone.
+    /// Whether the value is a [merge](Write::merge) of the caller's with what others wrote.
+    pub fn merged(&self) -> bool {
+        self.merged
+    }
+
+    /// How often the write was attempted: more than once for `update` and its kin, and for a
+    /// write that [merges](Write::merge).
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
@@ -183,7 +194,7 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
 }
 
 impl<'a, K, V, O, C> Write<'a, K, V, O, C> {
-    fn new(request: Request<'a, V>) -> Self {
+    pub(crate) fn new(request: Request<'a, V>) -> Self {
         Write { request, key: PhantomData, kind: PhantomData }
     }
 

@@ -20,13 +20,13 @@ use crate::write::sealed::Operation;
 
 /// What a write asks for.
 pub(crate) struct Request<'a, V> {
-    pub(super) store: &'a Inner,
-    pub(super) collection: &'a Arc<CollectionState<V>>,
-    key: KeyBuf,
+    pub(crate) store: &'a Inner,
+    pub(crate) collection: &'a Arc<CollectionState<V>>,
+    pub(crate) key: KeyBuf,
     /// The new value; `None` deletes. Allocated at once, so that moving the builder is cheap.
     record: Option<Arc<Record<V>>>,
-    pub(super) preconditions: Preconditions,
-    pub(super) actor: Option<Actor>,
+    pub(crate) preconditions: Preconditions,
+    pub(crate) actor: Option<Actor>,
     extras: Option<Box<Extras<'a, V>>>,
 }
 
@@ -46,7 +46,7 @@ impl<V> Default for Extras<'_, V> {
 }
 
 impl<'a, V: Send + Sync + 'static> Request<'a, V> {
-    pub(super) fn new(
+    pub(crate) fn new(
         store: &'a Inner,
         collection: &'a Arc<CollectionState<V>>,
         key: KeyBuf,
@@ -82,6 +82,11 @@ impl<'a, V: Send + Sync + 'static> Request<'a, V> {
 }
 
 impl<V> Request<'_, V> {
+    /// Whether it asks for nothing that few writes ask for.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.extras.is_none()
+    }
+
     pub(super) fn set_operation_id(&mut self, id: String) {
         self.extras.get_or_insert_default().operation_id = Some(id);
     }
