@@ -288,21 +288,30 @@ impl Conflict {
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.say(f)?;
-        for other in &self.others {
-            f.write_str(". ")?;
-            other.say(f)?;
+        for (place, conflict) in self.all().enumerate() {
+            if place > 0 {
+                f.write_str(". ")?;
+            }
+            let stale = conflict.reason == Reason::StaleVersion;
+            conflict.say(f, conflict.changed().filter(|_| stale).as_deref())?;
         }
         Ok(())
     }
 }
 
 impl Conflict {
-    fn say(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The sentence, where it is known already what [`changed`](Conflict::changed): to find out
+    /// takes a pass over the values.
+    #[cfg(feature = "http")]
+    pub(crate) fn sentence(&self, changed: Option<&[String]>) -> String {
+        fmt::from_fn(|f| self.say(f, changed)).to_string()
+    }
+
+    fn say(&self, f: &mut fmt::Formatter<'_>, changed: Option<&[String]>) -> fmt::Result {
         let (collection, key) = (&self.collection, &self.key);
         write!(f, "{collection}/{key} ")?;
         match self.reason {
-            Reason::StaleVersion => self.say_stale(f),
+            Reason::StaleVersion => self.say_stale(f, changed.unwrap_or_default()),
             Reason::AlreadyExists => self.say_exists(f),
             Reason::Absent => f.write_str("does not exist; create it, or check the key"),
             Reason::Deleted => self.say_deleted(f),
@@ -322,7 +331,7 @@ impl Conflict {
         f.write_str("; read it again and decide anew")
     }
 
-    fn say_stale(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn say_stale(&self, f: &mut fmt::Formatter<'_>, changed: &[String]) -> fmt::Result {
         let Some(current) = self.current_metadata() else {
             return f.write_str("has changed; read it again and retry");
         };
@@ -332,7 +341,7 @@ impl Conflict {
             unmet => say_list(f, ", not ", unmet.versions())?,
         }
         write!(f, ": {} changed ", author(current))?;
-        say_places(f, &self.changed().unwrap_or_default())?;
+        say_places(f, changed)?;
         write!(f, " {} ago", self.age(current))?;
         f.write_str("; read it again and retry")
     }

@@ -120,7 +120,13 @@ impl Problem {
     /// The problem that `error` is. A conflict echoes the tags of the request's `conditions`,
     /// and has the status `stale` if a race was lost.
     pub fn from_error(error: &Error, conditions: &Conditions, stale: StaleStatus) -> Problem {
-        let mut problem = Problem::new(reason_of(error), error.to_string());
+        let changed = error.conflict().and_then(Conflict::changed);
+        let detail = match error {
+            Error::Conflict(conflict) => conflict.sentence(changed.as_deref()),
+            other => other.to_string(),
+        };
+        let mut problem = Problem::new(reason_of(error), detail);
+        problem.0.changed = changed;
         problem.0.status = match error {
             Error::Conflict(_) => problem.0.reason.status(stale),
             _ => StatusCode::from_u16(error.http_status()).unwrap_or(problem.0.status),
@@ -244,7 +250,6 @@ impl Problem {
             let value = value.as_deref().and_then(Document::raw).map(ToOwned::to_owned);
             self.0.current = Some(Current::new(conflict.lineage, at, value));
         }
-        self.0.changed = conflict.changed();
         if let Precondition::Exists | Precondition::Matches(_) | Precondition::MatchesAny(_) =
             conflict.unmet()
         {
