@@ -14,6 +14,7 @@ use crate::conflict::{Conflict, Current, Deletion, Effort, Reason};
 use crate::contention;
 use crate::entity::{Actor, Entity, Metadata, Previous, Record};
 use crate::error::{Error, Limit, Result};
+use crate::feed;
 use crate::group::{self, Members, Share, Verdict};
 use crate::ids::{Claim, IdRecord};
 use crate::log::{Room, Stamp};
@@ -239,7 +240,7 @@ impl<V: 'static> CollectionState<V> {
         if prepared.terms.is_some() {
             return self.attempt_as_group(store, key, prepared, room, by_future);
         }
-        let Prepared { change, actor, preconditions, .. } = prepared;
+        let Prepared { change, actor, preconditions, payload: bytes, .. } = prepared;
         let durable = store.durable()?;
         let (mut garbage, hash) = (Garbage::new(), self.map.hash(key));
         let locked = self.map.lock(hash, key);
@@ -257,6 +258,11 @@ impl<V: 'static> CollectionState<V> {
         let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
         let change = std::mem::replace(change, Change::Delete);
         let (state, written) = change.land(newest, stamp, actor.take());
+        let _told_when_unlocked = store.feed.publish(stamp, || {
+            let change = feed::Change::new(self, key, state.live());
+            let bytes = (*bytes).max(size_of::<Record<V>>());
+            feed::Commit::new(stamp.place(), state.actor().cloned(), [change], bytes)
+        });
         let durable = durable.load(Ordering::Acquire);
         locked.install(state, Install { open_from: stamp.open_from, durable }, &mut garbage);
         store.journal.appended(stamp);

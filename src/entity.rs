@@ -31,6 +31,10 @@ impl<V> Entity<V> {
         Entity { record }
     }
 
+    pub(crate) fn record(&self) -> &Arc<Record<V>> {
+        &self.record
+    }
+
     /// The value.
     pub fn value(&self) -> &V {
         &self.record.value

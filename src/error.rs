@@ -4,9 +4,11 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::clock::Span;
 use crate::conflict::{Conflict, Reason};
-use crate::version::Version;
+use crate::version::{Cursor, Version};
 
 /// The result of most calls of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -163,6 +165,21 @@ pub enum Error {
         /// What was found.
         detail: String,
     },
+    /// Commits that a reader of the [change feed](crate::feed) asked for are not kept any more, or
+    /// its cursor is none of this store's. It goes on from the oldest that is kept (G9).
+    Gap {
+        /// Behind this place.
+        asked_for: Cursor,
+        /// What is kept is behind this place.
+        oldest: Cursor,
+    },
+    /// The version that was waited for is not shown yet.
+    NotYet {
+        /// The version.
+        version: Version,
+        /// How long it was waited for.
+        within: Duration,
+    },
 }
 
 /// What became of a write that a poisoned store did not acknowledge.
@@ -261,6 +278,8 @@ impl Error {
             Error::Encode { .. } => 422,
             Error::Closed | Error::Poisoned { .. } | Error::Migrating { .. } => 503,
             Error::DiskFull { .. } => 507,
+            Error::Gap { .. } => 410,
+            Error::NotYet { .. } => 503,
             Error::Decode { .. }
             | Error::OtherStore { .. }
             | Error::InUse(_)
@@ -372,6 +391,14 @@ impl fmt::Display for Error {
             Error::NotAStore { path, detail } => {
                 write!(f, "{} is not a store: {detail}; ", path.display())?;
                 f.write_str("choose an empty directory or that of a store")
+            }
+            Error::Gap { asked_for, oldest } => {
+                write!(f, "changes since {asked_for} are not kept, only those since {oldest}; ")?;
+                f.write_str("read the store anew, and follow the changes from there")
+            }
+            Error::NotYet { version, within } => {
+                write!(f, "version {version} is not there after {}; ", Span(*within))?;
+                f.write_str("wait longer, or ask whoever told it")
             }
         }
     }

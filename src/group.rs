@@ -20,6 +20,7 @@ use crate::commit::Terms;
 use crate::conflict::{Conflict, Effort};
 use crate::entity::{Actor, Record};
 use crate::error::Result;
+use crate::feed;
 use crate::ids::{Claimed, First, IdRecord};
 use crate::log::{Room, Stamp};
 use crate::map::Install;
@@ -120,6 +121,9 @@ pub(crate) trait Locked {
     fn unlock_index(&mut self);
 
     fn install(&mut self, stamp: Stamp, actor: Option<&Actor>, at: Install);
+
+    /// What the feed tells of what was installed.
+    fn tell(&self, changes: &mut Vec<feed::Change>);
 }
 
 impl Group {
@@ -253,6 +257,7 @@ pub(crate) fn attempt(
         claimed.prepare(locked.iter().find_map(|share| share.first()).unwrap_or_default());
     }
     let payload = |bytes: &mut Vec<u8>| log(bytes, &locked, claimed.as_ref(), actor, writes);
+    let bytes = room.bytes();
     let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
     for share in &mut locked {
         share.unlock_index();
@@ -262,9 +267,13 @@ pub(crate) fn attempt(
     for share in &mut locked {
         share.install(stamp, actor, at);
     }
-    if let Some(claimed) = claimed {
-        claimed.install(stamp, actor, at);
-    }
+    let noted = claimed.and_then(|claimed| claimed.install(stamp, actor, at));
+    let _told_when_unlocked = store.feed.publish(stamp, || {
+        let mut changes = Vec::with_capacity(writes + 1);
+        locked.iter().for_each(|share| share.tell(&mut changes));
+        changes.extend(noted);
+        feed::Commit::new(stamp.place(), actor.cloned(), changes, bytes)
+    });
     drop(locked);
     store.journal.appended(stamp);
     if let Some(claim) = claim {

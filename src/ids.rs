@@ -15,6 +15,7 @@ use crate::collection::CollectionState;
 use crate::commit::{Change, Written};
 use crate::entity::{Actor, Entity, Metadata, Record};
 use crate::error::{Error, Result};
+use crate::feed;
 use crate::log::Stamp;
 use crate::log::frame::take;
 use crate::map::{Garbage, Install, KeyBuf, Locked, State};
@@ -190,12 +191,19 @@ impl Claimed<'_> {
         LoggedWrite { collection, key, value: Some(&self.encoded) }.encode(bytes);
     }
 
-    pub(crate) fn install(self, stamp: Stamp, actor: Option<&Actor>, at: Install) {
-        let Some(record) = self.record else { return };
+    /// Returns what the feed tells of it.
+    pub(crate) fn install(
+        self,
+        stamp: Stamp,
+        actor: Option<&Actor>,
+        at: Install,
+    ) -> Option<feed::Change> {
+        let record = self.record?;
         let change = Change::Put { record, encoded: Vec::new() };
         let (state, _) = change.land(self.locked.newest(), stamp, actor.cloned());
-        let mut garbage = Garbage::new();
-        self.locked.install(state, at, &mut garbage);
+        let told = feed::Change::new(&self.ids.collection, &self.claim.key, state.live());
+        self.locked.install(state, at, &mut Garbage::new());
+        Some(told)
     }
 }
 

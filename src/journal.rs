@@ -7,6 +7,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Result};
+use crate::feed::Publisher;
 use crate::log::{Log, Room, Stamp, Ticket};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
@@ -57,6 +58,38 @@ impl Journal {
         match self {
             Journal::Memory(counter) => &counter.everything,
             Journal::Log(log) => log.shown(),
+        }
+    }
+
+    /// The last version that was given out. Whoever gets one after this has been asked sees what
+    /// was done before.
+    pub(crate) fn last_version(&self) -> u64 {
+        match self {
+            // A read-modify-write takes its place among those that give versions out.
+            Journal::Memory(counter) => counter.last.fetch_add(0, Ordering::AcqRel),
+            Journal::Log(log) => log.last_version(),
+        }
+    }
+
+    /// The highest version that readers see, of those that were given out. In memory its entities
+    /// may be about to be installed, with their stripes locked.
+    pub(crate) fn last_shown(&self) -> u64 {
+        match self {
+            Journal::Memory(_) => self.last_version(),
+            Journal::Log(log) => log.last_shown(),
+        }
+    }
+
+    /// Whether readers see what was appended, durable or not: then no leader tells of it.
+    pub(crate) fn shows_at_once(&self) -> bool {
+        self.shown().load(Ordering::Acquire) == u64::MAX
+    }
+
+    /// Why no more will be shown, if that is so.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        match self {
+            Journal::Memory(_) => None,
+            Journal::Log(log) => log.failure(),
         }
     }
 
@@ -156,18 +189,20 @@ pub(crate) struct Counter {
     /// What readers may see.
     everything: AtomicU64,
     closed: AtomicBool,
+    feed: Arc<Publisher>,
 }
 
 /// The time is a word that all writers share: moving it for each would cost more than the write.
 const TICK: u64 = 1_000;
 
 impl Counter {
-    pub(crate) fn new() -> Counter {
+    pub(crate) fn new(feed: Arc<Publisher>) -> Counter {
         Counter {
             last: CachePadded::new(AtomicU64::new(0)),
             time: CachePadded::new(AtomicU64::new(0)),
             everything: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
+            feed,
         }
     }
 
@@ -192,13 +227,16 @@ impl Counter {
         if now >= self.time.load(Ordering::Relaxed) + TICK {
             self.time.fetch_max(now, Ordering::AcqRel);
         }
+        let mut left_out = false;
         loop {
             let time = self.time.load(Ordering::Relaxed);
             let version = self.last.fetch_add(1, Ordering::AcqRel) + 1;
             if self.time.load(Ordering::Relaxed) == time {
                 let written_at = Timestamp(time);
-                return Ok(Stamp::alone(version, written_at));
+                return Ok(Stamp::alone(version, written_at, left_out));
             }
+            left_out = true;
+            self.feed.leave_out(version);
         }
     }
 }

@@ -286,7 +286,11 @@ impl sealed::Bytes<uuid::Uuid> for uuid::Uuid {
 
 /// The text of a tuple joins its parts by `/`; within a part `/` and `%` are percent-encoded.
 fn part_text(part: &impl sealed::Key) -> String {
-    part.text().replace('%', "%25").replace('/', "%2F")
+    in_path(part.text())
+}
+
+fn in_path(text: String) -> String {
+    text.replace('%', "%25").replace('/', "%2F")
 }
 
 macro_rules! tuple_keys {
@@ -353,6 +357,50 @@ pub(crate) fn text_of<K: Key>(bytes: &[u8]) -> String {
     }
 }
 
+/// The same by the name of the type, for keys of collections that are not open.
+pub(crate) fn text_of_kind(kind: &str, bytes: &[u8]) -> String {
+    let mut rest = bytes;
+    match kind {
+        "string" => text_of::<String>(bytes),
+        _ => match take_text(kind, &mut rest).filter(|_| rest.is_empty()) {
+            Some(text) => text,
+            None => sealed::Key::text(&bytes.to_vec()),
+        },
+    }
+}
+
+/// The text of one part of a tuple, read off the front.
+fn take_text(kind: &str, bytes: &mut &[u8]) -> Option<String> {
+    fn part<K: Key>(bytes: &mut &[u8]) -> Option<String> {
+        K::take_part(bytes).map(|part| part.text())
+    }
+    match kind {
+        "string" => part::<String>(bytes),
+        "bytes" => part::<Vec<u8>>(bytes),
+        "u8" => part::<u8>(bytes),
+        "u16" => part::<u16>(bytes),
+        "u32" => part::<u32>(bytes),
+        "u64" => part::<u64>(bytes),
+        "u128" => part::<u128>(bytes),
+        "i8" => part::<i8>(bytes),
+        "i16" => part::<i16>(bytes),
+        "i32" => part::<i32>(bytes),
+        "i64" => part::<i64>(bytes),
+        "i128" => part::<i128>(bytes),
+        #[cfg(feature = "uuid")]
+        "uuid" => part::<uuid::Uuid>(bytes),
+        tuple => {
+            let mut depth = 0;
+            let kinds = tuple.strip_prefix('(')?.strip_suffix(')')?.split(|letter| {
+                depth += i32::from(letter == '(') - i32::from(letter == ')');
+                letter == ',' && depth == 0
+            });
+            let texts = kinds.map(|kind| Some(in_path(take_text(kind.trim_start(), bytes)?)));
+            Some(texts.collect::<Option<Vec<String>>>()?.join("/"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::sealed::{Bytes, Key as _};
@@ -367,6 +415,8 @@ mod tests {
     fn check<K: Key + Bytes<K> + Ord + Clone + std::fmt::Debug>(one: &K, other: &K) {
         assert_eq!(bytes::<K>(one).cmp(&bytes::<K>(other)), one.cmp(other), "{one:?} {other:?}");
         assert_eq!(K::decode(&bytes::<K>(one)).as_ref(), Some(one));
+        let text = one.text();
+        assert_eq!(text_of_kind(&K::kind(), &bytes::<K>(one)), text);
     }
 
     proptest! {
@@ -389,6 +439,8 @@ mod tests {
             check(&pairs.0, &pairs.1);
             check(&triples.0, &triples.1);
             check(&(nul.0.clone(), nul.1.clone()), &(nul.1, nul.0));
+            let nested = |number, text| ((number, text), number);
+            check(&nested(small.0, "a/%".to_owned()), &nested(small.1, "b".to_owned()));
         }
 
         #[test]
@@ -396,6 +448,7 @@ mod tests {
             let _ = <(String, i32)>::decode(&bytes);
             let _ = <(Vec<u8>, (u8, i128))>::decode(&bytes);
             let _ = text_of::<String>(&bytes);
+            let _ = text_of_kind("(bytes, (u8, string))", &bytes);
         }
     }
 

@@ -32,6 +32,7 @@
 //! - **G4 A conflict explains itself.**
 //! - **G6 No accidental overwrite.** A write without a condition does not compile.
 //! - **G7 Bounded and fair retry** in [`update`](Collection::update) and its kin.
+//! - **G9 The feed is complete or says so**; see [`feed`].
 //! - **G10 Bad bytes are found, never served.**
 //! - **G11 I/O failure loses nothing acknowledged.**
 //! - **G12 Everything is bounded**; see [`Limits`].
@@ -72,6 +73,7 @@ mod reserved;
 mod retry;
 mod turns;
 mod contention;
+pub mod feed;
 mod map;
 mod journal;
 mod log;
@@ -84,6 +86,7 @@ mod source;
 pub mod admin;
 mod codec;
 mod service;
+mod watchers;
 mod clock;
 mod disk;
 mod parallel;
@@ -118,7 +121,7 @@ pub use transact::{
     Once, Seen, Transact, TransactFuture, TransactOnce, TransactOnceFuture, Transacted, Transaction,
 };
 pub use update::{Change, Compute, Computed, Decide, Method, TryChange, Update, UpdateFuture};
-pub use version::{EntityTag, Lineage, NotATag, Version};
+pub use version::{Cursor, EntityTag, Lineage, NotATag, Version};
 pub use write::{
     Committed, Conditional, Delete, Deleted, Operation, Put, Unconditioned, Write, WriteFuture,
 };

@@ -75,6 +75,7 @@ impl<'a, V: 'static> Migration<'a, V> {
         state.announced.store(true, Ordering::Relaxed);
         // Whatever the durability: nothing of the new schema is shown before.
         store.journal.flush()?;
+        store.feed.leave_to_log(stamp);
         let (version, actor) = (Version::new(stamp.version), Actor::from(ACTOR));
         let live = migrated.into_iter().map(|Migrated { key, metadata, value }| {
             let version = version.unwrap_or(metadata.version);

@@ -72,6 +72,13 @@ pub struct Limits {
     pub operation_ids: usize,
     /// For how long operation ids are remembered; 24 hours by default.
     pub operation_id_age: Duration,
+    /// Changes that are kept in memory for the [feed](crate::feed), once somebody reads it; 65,536
+    /// by default.
+    pub feed: usize,
+    /// Bytes of those changes, values included; 64 MiB by default. Beyond either bound the oldest
+    /// commits make way. A store in memory does not encode, so it counts what lies within a value
+    /// but not what it points to.
+    pub feed_bytes: usize,
 }
 
 impl Default for Limits {
@@ -91,6 +98,8 @@ impl Default for Limits {
             operation_id_bytes: 256,
             operation_ids: 100_000,
             operation_id_age: Duration::from_secs(24 * 3_600),
+            feed: 65_536,
+            feed_bytes: 64 << 20,
         }
     }
 }
@@ -207,6 +216,7 @@ pub struct StoreBuilder {
     pub(crate) progress: Option<Box<OnProgress<'static>>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: Option<u64>,
+    pub(crate) feed: bool,
 }
 
 impl fmt::Debug for StoreBuilder {
@@ -235,6 +245,7 @@ impl Default for StoreBuilder {
             progress: None,
             clock: Arc::new(SystemClock::new()),
             seed: None,
+            feed: false,
         }
     }
 }
@@ -320,6 +331,13 @@ impl StoreBuilder {
     /// Fixes the seed of the pauses between attempts, which are random otherwise.
     pub fn seed(mut self, seed: u64) -> StoreBuilder {
         self.seed = Some(seed);
+        self
+    }
+
+    /// Whether changes are kept in memory for the [feed](crate::feed) from the start, not only
+    /// once somebody reads it. In memory there are no others.
+    pub fn feed(mut self, from_the_start: bool) -> StoreBuilder {
+        self.feed = from_the_start;
         self
     }
 

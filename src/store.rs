@@ -17,6 +17,7 @@ use crate::contention::{Contention, Tally};
 use crate::declare::CollectionBuilder;
 use crate::disk::Disk;
 use crate::error::{Error, Limit, Result};
+use crate::feed::{Catalog, Past, Publisher};
 use crate::ids::Ids;
 use crate::journal::{Counter, Journal};
 use crate::key::{Key, KeyType};
@@ -56,6 +57,7 @@ pub(crate) struct Inner {
     pub(crate) limits: Limits,
     pub(crate) retry: RetryPolicy,
     pub(crate) service: Arc<Service>,
+    pub(crate) feed: Arc<Publisher>,
     pub(crate) turns: Turns,
     pub(crate) ids: Ids,
     pub(crate) contention: Tally,
@@ -131,10 +133,11 @@ impl Store {
             let now = Timestamp::from(builder.clock.now()).0;
             Lineage::from_bits(now ^ (Arc::as_ptr(&service) as u64).rotate_left(32))
         });
-        let journal = Journal::Memory(Counter::new());
+        let feed = Arc::new(Publisher::new(&builder.limits));
+        let journal = Journal::Memory(Counter::new(Arc::clone(&feed)));
         let registry = Registry::new(Contents::default());
         let reserved = Reserved::new(builder.stripes);
-        Store::assemble(builder, lineage, journal, service, registry, reserved, None)
+        Store::assemble(builder, lineage, journal, service, feed, registry, reserved, None)
     }
 
     pub(crate) fn open_on(builder: StoreBuilder, disk: Arc<dyn Disk>) -> Result<Store> {
@@ -144,7 +147,10 @@ impl Store {
         let Recovered { lineage, contents, writer, next_version, live, known } = recovered?;
         let service = Arc::new(Service::new(Arc::clone(&builder.clock)));
         let (time, thread) = (contents.last_time, Arc::clone(&service));
-        let log = Log::new(writer, next_version, time, thread, builder.durability, disk.path(""));
+        let feed = Arc::new(Publisher::new(&builder.limits));
+        let (durability, path, watchers) =
+            (builder.durability, disk.path(""), Arc::clone(&feed.watchers));
+        let log = Log::new(writer, next_version, time, thread, durability, path, watchers);
         service.attach(&log);
         let registry = Registry::new(contents);
         let reserved = Reserved::new(builder.stripes);
@@ -158,20 +164,25 @@ impl Store {
         snapshots.start_if_due();
         let journal = Journal::Log(log);
         let on_disk = Some((snapshots, lock));
-        Ok(Store::assemble(builder, lineage, journal, service, registry, reserved, on_disk))
+        Ok(Store::assemble(builder, lineage, journal, service, feed, registry, reserved, on_disk))
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what the two ways of opening make")]
     fn assemble(
         builder: StoreBuilder,
         lineage: Lineage,
         journal: Journal,
         service: Arc<Service>,
+        feed: Arc<Publisher>,
         registry: Arc<Mutex<Registry>>,
         reserved: Reserved,
         on_disk: Option<(Arc<Snapshots>, Box<dyn Send + Sync>)>,
     ) -> Store {
         let StoreBuilder { stripes, limits, retry, clock, seed, .. } = builder;
         let (snapshots, lock) = on_disk.unzip();
+        if builder.feed {
+            feed.turn_on(&journal);
+        }
         let ids = Ids::new(reserved.ids, limits.operation_ids, limits.operation_id_age);
         let random = seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let inner = Inner {
@@ -181,6 +192,7 @@ impl Store {
             limits,
             retry,
             service,
+            feed,
             turns: Turns::new(),
             ids,
             contention: Tally::new(),
@@ -461,6 +473,13 @@ impl Inner {
         Ok(self.journal.shown())
     }
 
+    /// The log, to be read; absent in memory.
+    pub(crate) fn past(&self) -> Option<Past> {
+        let snapshots = self.snapshots.as_ref()?;
+        let registry = Arc::downgrade(&self.registry);
+        Some(snapshots.past(registry))
+    }
+
     /// The registry, when nobody migrates the collection.
     ///
     /// # Errors
@@ -478,6 +497,7 @@ impl Inner {
 
     fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
+        self.feed.close();
         if let Some(snapshots) = &self.snapshots {
             snapshots.stop();
         }
@@ -588,6 +608,19 @@ impl Sources for Mutex<Registry> {
         // What is stored of a collection that is being migrated is what was there before; the
         // migration may be durable already, and has to be read from the log.
         Collected { collections, unmoved: registry.migrating.values().min().copied() }
+    }
+}
+
+impl Catalog for Mutex<Registry> {
+    fn names(&self) -> BTreeMap<u32, (Arc<str>, CatalogEntry)> {
+        let registry = self.lock();
+        let open = registry.open.iter().map(|(name, open)| (name, &open.entry));
+        let known = registry.catalog.iter().chain(open);
+        known.map(|(name, entry)| (entry.id, (name.as_str().into(), entry.clone()))).collect()
+    }
+
+    fn opened(&self, name: &str) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.lock().open.get(name).map(|open| Arc::clone(&open.state))
     }
 }
 

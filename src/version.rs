@@ -146,13 +146,57 @@ impl FromStr for EntityTag {
     }
 }
 
-/// The text is no entity tag or lineage that this crate printed.
+/// A place in the history of a store: behind all commits up to a version.
+///
+/// A reader of the [change feed](crate::feed) that keeps its cursor goes on from there, in another
+/// process too. Prints as `<lineage>-<version>`, and parses back.
+///
+/// ```
+/// use ifmatch::Cursor;
+///
+/// let cursor: Cursor = "aaaaaaaaaaaab-17".parse()?;
+/// assert_eq!((cursor.version, cursor.to_string().as_str()), (17, "aaaaaaaaaaaab-17"));
+/// # Ok::<(), ifmatch::NotATag>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cursor {
+    /// The history.
+    pub lineage: Lineage,
+    /// The last version before the place; zero if there is none.
+    pub version: u64,
+}
+
+impl From<EntityTag> for Cursor {
+    /// The place behind the commit that wrote an entity.
+    fn from(tag: EntityTag) -> Cursor {
+        Cursor { lineage: tag.lineage, version: tag.version.get() }
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.lineage, self.version)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = NotATag;
+
+    fn from_str(text: &str) -> Result<Cursor, NotATag> {
+        if let Some(lineage) = text.strip_suffix("-0") {
+            return Ok(Cursor { lineage: lineage.parse()?, version: 0 });
+        }
+        EntityTag::from_opaque(text).map(Cursor::from).ok_or(NotATag)
+    }
+}
+
+/// The text is no entity tag, cursor or lineage that this crate printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotATag;
 
 impl fmt::Display for NotATag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not an entity tag of this store: it reads \"<13 characters>-<number>\"")
+        f.write_str("not of this store: its tags and cursors read <13 characters>-<number>")
     }
 }
 
@@ -169,6 +213,19 @@ mod tests {
             let version = Version::new(number).unwrap();
             let tag = EntityTag { lineage: Lineage::from_bits(bits), version };
             prop_assert_eq!(tag.to_string().parse(), Ok(tag));
+        }
+
+        #[test]
+        fn a_cursor_reads_back_as_printed(bits: u64, version: u64) {
+            let cursor = Cursor { lineage: Lineage::from_bits(bits), version };
+            prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+
+        #[test]
+        fn only_the_printed_form_is_a_cursor(text in "[a-z2-7]{12,14}-[+0-9]{0,3}") {
+            if let Ok(cursor) = text.parse::<Cursor>() {
+                prop_assert_eq!(cursor.to_string(), text);
+            }
         }
 
         #[test]

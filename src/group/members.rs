@@ -10,6 +10,7 @@ use crate::commit::{Change, Landed, Preconditions, Refused, Written, payload_at_
 use crate::conflict::{Conflict, Effort, Reason};
 use crate::entity::{Actor, Record};
 use crate::error::Result;
+use crate::feed;
 use crate::group::{Locked, Share, Verdict};
 use crate::ids::First;
 use crate::log::Stamp;
@@ -367,6 +368,17 @@ impl<V: Send + Sync + 'static> Locked for LockedMembers<'_, V> {
         for place in written {
             if let Some((_, stripe)) = stripes.get_mut(place) {
                 stripe.settle(at, garbage);
+            }
+        }
+    }
+
+    fn tell(&self, changes: &mut Vec<feed::Change>) {
+        for (key, item) in &*self.items {
+            let change = |record| feed::Change::new(self.collection, key, record);
+            match &item.written {
+                Some(Written::Put { entity, .. }) => changes.push(change(Some(entity.record()))),
+                Some(Written::Deleted(_)) => changes.push(change(None)),
+                None => {}
             }
         }
     }

@@ -354,6 +354,8 @@ fn reason_of(error: &Error) -> ProblemReason {
             ProblemReason::Malformed
         }
         Error::Closed | Error::Migrating { .. } | Error::Restart => ProblemReason::Overloaded,
+        Error::NotYet { .. } => ProblemReason::Overloaded,
+        Error::Gap { .. } => ProblemReason::Gone,
         Error::Poisoned { .. } => ProblemReason::Poisoned,
         Error::DiskFull { .. } => ProblemReason::DiskFull,
         Error::Decode { .. }

@@ -60,6 +60,8 @@ pub enum ProblemReason {
     Internal,
     /// An idempotency key was used for another write.
     KeyReused,
+    /// The changes that were asked for are not kept any more.
+    Gone,
 }
 
 impl ProblemReason {
@@ -81,6 +83,7 @@ impl ProblemReason {
             ProblemReason::DiskFull => "disk_full",
             ProblemReason::Internal => "internal",
             ProblemReason::KeyReused => "key_reused",
+            ProblemReason::Gone => "gone",
         }
     }
 
@@ -107,6 +110,7 @@ impl ProblemReason {
             ProblemReason::DiskFull => "The disk is full",
             ProblemReason::Internal => "The server failed",
             ProblemReason::KeyReused => "The idempotency key was used for another write",
+            ProblemReason::Gone => "The changes are not kept any more",
         }
     }
 
@@ -127,6 +131,7 @@ impl ProblemReason {
             ProblemReason::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             ProblemReason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             ProblemReason::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            ProblemReason::Gone => StatusCode::GONE,
         }
     }
 }

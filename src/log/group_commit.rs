@@ -22,6 +22,7 @@ use crate::log::writer::{SEAL, SegmentWriter};
 use crate::options::Durability;
 use crate::service::Service;
 use crate::sync::{AtomicU64, Level, Mutex, MutexGuard, Ordering, Parker, parker, wake_all};
+use crate::watchers::Watchers;
 
 pub(crate) struct Log {
     pub(super) open: CachePadded<Mutex<Open>>,
@@ -30,6 +31,8 @@ pub(crate) struct Log {
     /// What readers see where nothing waits to be durable.
     everything: AtomicU64,
     pub(super) queue: CachePadded<Mutex<Queue>>,
+    /// Whoever waits for more to be shown, and leads nothing.
+    pub(super) watchers: Arc<Watchers>,
     pub(super) service: Arc<Service>,
     pub(super) durability: Durability,
     /// The directory, for messages.
@@ -106,12 +109,19 @@ pub(crate) struct Stamp {
     pub(crate) open_from: u64,
     /// Nobody waits for it, and the service thread has not been asked yet.
     asks: bool,
+    /// Versions before it are no commit's.
+    pub(crate) left_out: bool,
 }
 
 impl Stamp {
     /// In memory each commit stands for itself.
-    pub(crate) fn alone(version: u64, written_at: Timestamp) -> Stamp {
-        Stamp { version, written_at, open_from: version, asks: false }
+    pub(crate) fn alone(version: u64, written_at: Timestamp, left_out: bool) -> Stamp {
+        Stamp { version, written_at, open_from: version, asks: false, left_out }
+    }
+
+    /// The place in the order of commits.
+    pub(crate) fn place(&self) -> (u64, Timestamp) {
+        (self.version, self.written_at)
     }
 }
 
@@ -124,6 +134,7 @@ impl Log {
         service: Arc<Service>,
         durability: Durability,
         path: PathBuf,
+        watchers: Arc<Watchers>,
     ) -> Arc<Log> {
         let budget = Budget::new(writer.room_after(0, next_version), writer.ceiling());
         let frame = FrameBuilder::new(next_version, Vec::new());
@@ -135,6 +146,7 @@ impl Log {
             durable: CachePadded::new(AtomicU64::new(next_version - 1)),
             everything: AtomicU64::new(u64::MAX),
             queue: CachePadded::new(Mutex::new(Level::LogQueue, queue)),
+            watchers,
             service,
             durability,
             path,
@@ -252,7 +264,7 @@ impl Log {
             };
         let (version, open_from) = (open.frame.next_version(), open.frame.first_version());
         open.frame.push(written_at, payload);
-        Ok(Stamp { version, written_at, open_from, asks })
+        Ok(Stamp { version, written_at, open_from, asks, left_out: false })
     }
 
     /// Sees to it that what was appended is written although nobody waits. To be called when no
@@ -273,6 +285,25 @@ impl Log {
         let open = self.open.lock();
         open.refuse()?;
         Ok((open.frame.next_version() - 1, open.last_time))
+    }
+
+    /// The last version that was appended, after the end too.
+    pub(crate) fn last_version(&self) -> u64 {
+        self.open.lock().frame.next_version() - 1
+    }
+
+    /// The highest version that is shown, of those that were given out.
+    pub(crate) fn last_shown(&self) -> u64 {
+        match self.durability {
+            Durability::Sync => self.durable(),
+            Durability::Interval(_) | Durability::None => self.last_version(),
+        }
+    }
+
+    /// Why no more will be shown.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        let source = self.queue.lock().poison.clone()?;
+        Some(Error::Poisoned { outcome: Outcome::NotApplied, source })
     }
 
     /// Blocks until `version` may be shown. Leads where nobody does.

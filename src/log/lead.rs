@@ -175,6 +175,9 @@ impl Log {
             self.ask(IDLE, Task::Seal);
         }
         wake_all(covered);
+        if moved {
+            self.watchers.wake();
+        }
     }
 
     /// Seals the log if nothing was written for a while. For the service thread.
@@ -232,6 +235,7 @@ impl Log {
         let all = queue.waiters.covered(u64::MAX);
         drop(queue);
         wake_all(all);
+        self.watchers.wake();
         Error::Poisoned { outcome: Outcome::NotApplied, source }
     }
 }

@@ -64,6 +64,17 @@ impl LiveSegments {
         behind.map(|(segment, _)| segment.bytes).sum()
     }
 
+    /// The oldest segment of those with higher numbers.
+    pub(crate) fn oldest(&self, above: u64) -> Option<LiveSegment> {
+        self.segments.lock().iter().find(|segment| segment.number > above).copied()
+    }
+
+    /// The segment that a version is in, or would be.
+    pub(crate) fn holding(&self, version: u64) -> Option<LiveSegment> {
+        let segments = self.segments.lock();
+        segments.iter().rfind(|segment| segment.first_version <= version).copied()
+    }
+
     /// The oldest segment, if all its versions are up to `version` and it is not the newest.
     pub(crate) fn oldest_up_to(&self, version: u64) -> Option<u64> {
         let segments = self.segments.lock();
@@ -89,6 +100,8 @@ mod tests {
         assert_eq!(live.oldest_up_to(18), None);
         assert_eq!(live.oldest_up_to(19), Some(3));
         assert_eq!((live.bytes_behind(18), live.bytes_behind(19)), (5, 0));
+        let holding = |version| live.holding(version).map(|segment| segment.number);
+        assert_eq!([9, 10, 19, 20, 99].map(holding), [None, Some(3), Some(3), Some(4), Some(4)]);
         live.removed(4);
         live.removed(3);
         assert_eq!(live.oldest_up_to(100), None, "the newest stays");

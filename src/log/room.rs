@@ -19,6 +19,11 @@ impl<'a> Room<'a> {
         Room { log: Some(log), charge }
     }
 
+    /// How many bytes there is room for.
+    pub(crate) fn bytes(&self) -> usize {
+        self.charge as usize
+    }
+
     /// Gives nothing back any more: the record was appended, and `charge` with it.
     pub(super) fn spend(mut self) -> u64 {
         self.log = None;

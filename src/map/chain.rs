@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::conflict::Deletion;
-use crate::entity::Record;
+use crate::entity::{Actor, Record};
 use crate::map::KeyBuf;
 
 /// What a commit left at a key.
@@ -32,6 +32,15 @@ impl<V> State<V> {
             State::Vacant => 0,
             State::Live(record) => record.metadata.version.get(),
             State::Deleted(deletion) => deletion.version.get(),
+        }
+    }
+
+    /// Who left this, if that was said.
+    pub(crate) fn actor(&self) -> Option<&Actor> {
+        match self {
+            State::Vacant => None,
+            State::Live(record) => record.metadata.written_by.as_ref(),
+            State::Deleted(deletion) => deletion.deleted_by.as_ref(),
         }
     }
 

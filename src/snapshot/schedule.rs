@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
+use crate::feed::{Catalog, Past};
 use crate::log::{LiveSegments, Log, segment};
 use crate::snapshot::header::{Header, file_name, start_of};
 use crate::snapshot::write::{self, Target, io_error};
@@ -86,6 +87,13 @@ impl Snapshots {
     /// Where the store is.
     pub(crate) fn disk(&self) -> &dyn Disk {
         &*self.disk
+    }
+
+    /// The log, to be read for the feed.
+    pub(crate) fn past(&self, catalog: Weak<dyn Catalog>) -> Past {
+        let (disk, log, live) = (&self.disk, &self.log, &self.live);
+        let lineage = self.settings.lineage;
+        Past::new(Arc::clone(disk), Arc::clone(log), Arc::clone(live), catalog, lineage)
     }
 
     /// Takes a snapshot on the calling thread, after the one that is under way.

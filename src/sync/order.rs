@@ -18,6 +18,14 @@ pub(crate) enum Level {
     Snapshots,
     /// Which segments there are.
     Segments,
+    /// Whether the feed is on.
+    FeedSwitch,
+    /// Whoever makes room in the ring of the feed.
+    FeedRoom,
+    /// A slot of the ring.
+    FeedSlot,
+    /// Versions that are no commit's.
+    FeedLeftOut,
     /// What is held by itself: with nothing locked before, and nothing meanwhile.
     Alone(&'static str),
 }
@@ -36,6 +44,7 @@ mod asserted {
         /// Whether a thread that holds this may lock `next`: the whole order, and nothing besides.
         /// It is transitive, so that the lock taken last stands for all that are held.
         fn precedes(self, next: Level) -> bool {
+            use Level::{FeedLeftOut, FeedRoom, FeedSlot, FeedSwitch};
             use Level::{KeyIndex, LogQueue, OpenFrame, Segments, Snapshots, Stripe};
             match (self, next) {
                 (Stripe { map, place }, Stripe { map: next, place: then }) => {
@@ -45,6 +54,9 @@ mod asserted {
                 (KeyIndex { map }, KeyIndex { map: next }) => map < next,
                 (KeyIndex { .. }, OpenFrame) => true,
                 (LogQueue, OpenFrame) => true,
+                (Stripe { .. }, FeedRoom | FeedSlot | FeedLeftOut) => true,
+                (FeedRoom, FeedSlot) => true,
+                (FeedSwitch, OpenFrame) => true,
                 (Snapshots, Segments) => true,
                 _ => false,
             }
