@@ -6,6 +6,8 @@
 
 #![cfg(ifmatch_loom)]
 
+#[path = "loom/feed.rs"]
+mod feed;
 #[path = "common/hooked.rs"]
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 mod hooked;

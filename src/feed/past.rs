@@ -86,6 +86,11 @@ impl Past {
 
     /// The version behind which the log is whole.
     pub(crate) fn oldest(&self) -> u64 {
+        if self.live.oldest(0).is_none() {
+            // What is shown without being durable may not be written yet. Should that fail, it
+            // will not be.
+            let _ = self.log.flush();
+        }
         let first = self.live.oldest(self.missing).map(|oldest| oldest.first_version);
         first.unwrap_or_else(|| self.log.last_version() + 1) - 1
     }
@@ -96,55 +101,56 @@ impl Past {
     /// [`Error::Gap`] if they are not kept any more; [`Error::Corrupt`], [`Error::Poisoned`] and
     /// [`Error::Io`].
     pub(crate) fn read(&mut self, after: u64, filter: &Filter) -> Result<Batch> {
-        let batch = self.read_what_is_written(after, filter)?;
-        if batch.upto > after {
+        if let Some(batch) = self.read_what_is_written(after, filter)? {
             return Ok(batch);
         }
-        // What is shown without being durable may not be written yet.
+        // As above.
         self.log.flush().map_err(Error::nothing_written)?;
-        let batch = self.read_what_is_written(after, filter)?;
+        if let Some(batch) = self.read_what_is_written(after, filter)? {
+            return Ok(batch);
+        }
         match &self.place {
-            Some(Place { walk, .. }) if batch.upto == after => {
+            None => Err(self.gap(after)),
+            Some(Place { walk, .. }) => {
                 let detail = format!("version {} was durable, but is missing", after + 1);
                 Err(corrupt_at(&*self.disk, &walk.name(), walk.at.offset, detail))
             }
-            _ => Ok(batch),
         }
     }
 
-    fn read_what_is_written(&mut self, after: u64, filter: &Filter) -> Result<Batch> {
+    /// `None` if it does not come to the version behind `after`.
+    fn read_what_is_written(&mut self, after: u64, filter: &Filter) -> Result<Option<Batch>> {
         let shown = self.log.shown().load(Ordering::Acquire);
-        let result = self.read_up_to(shown, after, filter);
-        match result {
+        match self.read_up_to(shown, after, filter) {
             // The segment went while it was read, or before. It may still be in the list.
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 let oldest = self.live.oldest(self.missing);
                 self.missing = oldest.map_or(self.missing, |oldest| oldest.number);
                 Err(self.gap(after))
             }
-            result => result,
+            result => result.map(|batch| batch.filter(|batch| batch.upto > after)),
         }
     }
 
-    fn read_up_to(&mut self, shown: u64, after: u64, filter: &Filter) -> Result<Batch> {
-        let mut batch = Batch { commits: VecDeque::new(), upto: after };
+    fn read_up_to(&mut self, shown: u64, after: u64, filter: &Filter) -> Result<Option<Batch>> {
         let place = self.place.take().filter(|place| place.walk.at.due == after + 1);
         let found = match place {
             Some(place) => Some(place),
             None => self.find(shown, after)?,
         };
-        let Some(Place { mut walk, mut known }) = found else { return Ok(batch) };
+        let Some(Place { mut walk, mut known }) = found else { return Ok(None) };
+        let mut commits = VecDeque::new();
         walk.start_anew();
         let mut each = |record: &LogRecord<'_>| {
             if record.version > after {
-                batch.commits.extend(self.commit(&mut known, record, filter)?);
+                commits.extend(self.commit(&mut known, record, filter)?);
             }
             Some(())
         };
         while walk.read < BATCH && walk.step(self, shown, &mut each)? {}
-        batch.upto = (walk.at.due - 1).max(after);
+        let upto = walk.at.due - 1;
         self.place = Some(Place { walk, known });
-        Ok(batch)
+        Ok(Some(Batch { commits, upto }))
     }
 
     /// The place of the version behind `after`. `None` if nothing was written yet.

@@ -74,44 +74,46 @@ impl Publisher {
         stamp: Stamp,
         commit: impl FnOnce() -> Commit,
     ) -> Option<Published<'_>> {
-        let active = self.active.load(Ordering::Relaxed);
-        if active == 0 {
-            return None;
+        match self.active.load(Ordering::Relaxed) {
+            0 => None,
+            _ => Some(self.push(stamp, || Kept::Commit(commit()))),
         }
-        Some(self.push(active, stamp, || Kept::Commit(commit())))
     }
 
     /// Tells that the commit with this version has to be read from the log, where it is.
     pub(crate) fn leave_to_log(&self, stamp: Stamp) {
-        let active = self.active.load(Ordering::Relaxed);
-        if active != 0 {
-            drop(self.push(active, stamp, || Kept::Gone));
-        }
+        drop(self.push(stamp, || Kept::Gone));
     }
 
     #[cold]
-    fn push(&self, active: u64, stamp: Stamp, kept: impl FnOnce() -> Kept) -> Published<'_> {
+    fn push(&self, stamp: Stamp, kept: impl FnOnce() -> Kept) -> Published<'_> {
         let mut pushed = Pushed::default();
-        if let Some(ring) = self.ring.get() {
+        if let Some(ring) = self.ring() {
             if stamp.left_out {
                 let left_out = std::mem::take(&mut *self.left_out.lock());
-                left_out.into_iter().for_each(|version| {
+                for version in left_out {
                     ring.push(version, Kept::LeftOut, &mut pushed);
-                });
+                }
             }
             ring.push(stamp.version, kept(), &mut pushed);
         }
         let Pushed { awaited, evicted } = pushed;
-        let wakes = awaited || active >= WAITS;
+        let wakes = awaited || self.active.load(Ordering::Acquire) >= WAITS;
         Published { watchers: &self.watchers, wakes, _evicted: evicted }
     }
 
     /// Remembers that a version will be no commit's, to be told with the next commit of whoever
     /// left it out.
     pub(crate) fn leave_out(&self, version: u64) {
-        if self.ring.get().is_some() {
+        if self.ring().is_some() {
             self.left_out.lock().push(version);
         }
+    }
+
+    /// The ring, if it is on.
+    fn ring(&self) -> Option<&Ring> {
+        let on = self.active.load(Ordering::Acquire) & ON != 0;
+        self.ring.get().filter(|_| on)
     }
 
     /// Turns it on. Returns the version above which commits are pushed.
@@ -126,12 +128,12 @@ impl Publisher {
 
     /// What is kept of a version above that from which it was on; `None` if it has not come yet.
     pub(crate) fn find(&self, version: u64, awaits: bool) -> Option<Kept> {
-        self.ring.get().map_or(Some(Kept::Gone), |ring| ring.find(version, awaits))
+        self.ring().map_or(Some(Kept::Gone), |ring| ring.find(version, awaits))
     }
 
     /// The version behind which, from `since` on, nothing is gone from memory.
     pub(crate) fn oldest(&self, since: u64) -> u64 {
-        self.ring.get().map_or(since, |ring| ring.oldest(since))
+        self.ring().map_or(since, |ring| ring.oldest(since))
     }
 
     /// Has all who wait woken by each commit, until the returned guard is dropped.

@@ -115,7 +115,8 @@ impl Feed {
         self.unknown.unwrap_or(Cursor { lineage: self.lineage, version: self.at })
     }
 
-    /// The next commit, if there is one now. May read from the disk, but waits for no writer.
+    /// The next commit, if there is one now. May read from the disk, but waits for no writer; nor
+    /// for a thread that reads for a [future](Feed::next_commit), if one was dropped before.
     ///
     /// # Errors
     /// [`Error::Gap`], after which it goes on from the oldest commit that is kept;
@@ -321,7 +322,7 @@ impl Feed {
     fn gap(&mut self) -> Error {
         let asked_for = self.cursor();
         self.unknown = None;
-        self.at = self.oldest();
+        self.at = self.at.max(self.oldest());
         Error::Gap { asked_for, oldest: self.cursor() }
     }
 }

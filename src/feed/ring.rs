@@ -54,11 +54,14 @@ pub(crate) struct Pushed {
 /// A ring has at most so many slots, whatever is set.
 const SLOTS_MAX: usize = 1 << 24;
 
+/// And so many bytes, so that nothing overflows.
+const BYTES_MAX: u64 = 1 << 48;
+
 impl Ring {
     /// For about so many changes and bytes.
     pub(crate) fn new(changes: usize, bytes: usize) -> Ring {
         let changes = changes.clamp(1, SLOTS_MAX);
-        let bytes = (bytes as u64).max(1);
+        let bytes = (bytes as u64).clamp(1, BYTES_MAX);
         let slot = || Mutex::new(Level::FeedSlot, Slot::default());
         Ring {
             slots: (0..changes.next_power_of_two()).map(|_| slot()).collect(),

@@ -243,6 +243,25 @@ fn g9_a_segment_that_went_before_it_was_crossed_off_is_a_gap() {
 }
 
 #[test]
+fn g9_without_a_log_what_a_snapshot_holds_is_a_gap() {
+    let disk = MemoryDisk::new();
+    let store = small(&disk);
+    let last = fill(&rows(&store)).last().unwrap().0;
+    store.snapshot().unwrap();
+    store.close().unwrap();
+    let names = disk.list().unwrap();
+    let segments = names.iter().filter(|name| name.ends_with(".log"));
+    segments.for_each(|name| disk.remove(name).unwrap());
+    let store = small(&disk);
+    let mut feeds = [since(&store, 3), since(&store, last), store.changes().open().unwrap()];
+    assert_eq!(gap(&mut feeds[0]), (cursor(&store, 3), cursor(&store, last)));
+    let told = put(&rows(&store), "a", 1);
+    for feed in &mut feeds {
+        assert_eq!(drain(feed), std::slice::from_ref(&told));
+    }
+}
+
+#[test]
 fn g10_damage_in_the_log_is_told_and_not_passed_over() {
     let disk = MemoryDisk::new();
     let store = small(&disk);

@@ -189,6 +189,7 @@ fn g9_what_is_shown_before_it_is_durable_is_told_before() {
         let store = builder().open_on(Arc::new(disk.clone())).unwrap();
         let early = fill(&rows(&store));
         // Not in memory, and perhaps not written yet.
+        assert_eq!(drain(&mut store.changes().open().unwrap()), early);
         assert_eq!(drain(&mut since(&store, 0)), early);
         let mut feed = store.changes().from_now().open().unwrap();
         let rows: Rows = rows(&store);
