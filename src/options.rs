@@ -217,6 +217,7 @@ pub struct StoreBuilder {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: Option<u64>,
     pub(crate) feed: bool,
+    pub(crate) keep_log: u64,
 }
 
 impl fmt::Debug for StoreBuilder {
@@ -246,6 +247,7 @@ impl Default for StoreBuilder {
             clock: Arc::new(SystemClock::new()),
             seed: None,
             feed: false,
+            keep_log: 0,
         }
     }
 }
@@ -338,6 +340,13 @@ impl StoreBuilder {
     /// once somebody reads it. In memory there are no others.
     pub fn feed(mut self, from_the_start: bool) -> StoreBuilder {
         self.feed = from_the_start;
+        self
+    }
+
+    /// How many bytes of log are kept for readers of the [feed](crate::feed) at least, though no
+    /// snapshot needs them; none by default. Counted by files, without the one that is written to.
+    pub fn keep_log(mut self, bytes: u64) -> StoreBuilder {
+        self.keep_log = bytes;
         self
     }
 

@@ -158,7 +158,8 @@ impl Store {
         // The log is counted by segments.
         let after = builder.snapshot_after.max(builder.segment_size.bytes);
         let rate = builder.snapshot_rate;
-        let settings = snapshot::Settings { lineage, clock: builder.clock.clone(), rate, after };
+        let (clock, keep) = (Arc::clone(&builder.clock), builder.keep_log);
+        let settings = snapshot::Settings { lineage, clock, rate, after, keep };
         let (for_snapshots, sources) = (Arc::clone(&log), Arc::clone(&registry));
         let snapshots = Snapshots::new(settings, disk, for_snapshots, live, sources, known);
         snapshots.start_if_due();

@@ -26,12 +26,17 @@
 //! # Ok::<(), ifmatch::Error>(())
 //! ```
 //!
-//! The newest commits are in memory, [`Limits::feed`](crate::Limits::feed) of them, as soon as the
-//! first feed of the process was opened, or from the start if the
+//! The newest commits are in memory, [`Limits::feed`](crate::Limits::feed) changes of them, as soon
+//! as the first feed of the process was opened, or from the start if the
 //! [builder](crate::StoreBuilder::feed) says so. They keep the values that they wrote, replaced or
-//! not. What is older is read from the log, as far back as the store keeps it for its snapshots;
-//! in memory there is no log. A writer does not wait for readers: who falls behind all that is kept
-//! gets the gap.
+//! not. What is older is read from the log, as far back as the store keeps it for its snapshots or
+//! was [told to](crate::StoreBuilder::keep_log); in memory there is no log. A writer does not wait
+//! for readers: who falls behind all that is kept gets the gap.
+//!
+//! What is shown to readers is told, so with [`Durability::Sync`](crate::Durability::Sync) what a
+//! power cut cannot take back. With the others a crash may take back what was told; a cursor of
+//! before goes on behind it. Whatever changes together is one commit, a migration too.
+//! Collections whose names begin with `$` are the store's own: told to those who name them.
 
 mod change;
 mod encoded;

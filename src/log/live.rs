@@ -75,11 +75,14 @@ impl LiveSegments {
         segments.iter().rfind(|segment| segment.first_version <= version).copied()
     }
 
-    /// The oldest segment, if all its versions are up to `version` and it is not the newest.
-    pub(crate) fn oldest_up_to(&self, version: u64) -> Option<u64> {
+    /// The oldest segment, if all its versions are up to `version`, it is not the newest, and
+    /// those after it make up so many bytes.
+    pub(crate) fn oldest_up_to(&self, version: u64, keep: u64) -> Option<u64> {
         let segments = self.segments.lock();
         let next = segments.get(1)?;
-        (next.first_version <= version + 1).then(|| segments.front().map(|oldest| oldest.number))?
+        let kept: u64 = segments.iter().skip(1).map(|segment| segment.bytes).sum();
+        (next.first_version <= version + 1 && kept >= keep)
+            .then(|| segments.front().map(|oldest| oldest.number))?
     }
 
     /// The oldest segment has been removed.
@@ -97,14 +100,15 @@ mod tests {
         let live = LiveSegments::default();
         live.found(LiveSegment { number: 3, first_version: 10, bytes: 5 });
         live.started(4, 20, None);
-        assert_eq!(live.oldest_up_to(18), None);
-        assert_eq!(live.oldest_up_to(19), Some(3));
+        assert_eq!(live.oldest_up_to(18, 0), None);
+        assert_eq!(live.oldest_up_to(19, 0), Some(3));
+        assert_eq!(live.oldest_up_to(19, 1), None, "the newest does not count yet");
         assert_eq!((live.bytes_behind(18), live.bytes_behind(19)), (5, 0));
         let holding = |version| live.holding(version).map(|segment| segment.number);
         assert_eq!([9, 10, 19, 20, 99].map(holding), [None, Some(3), Some(3), Some(4), Some(4)]);
         live.removed(4);
         live.removed(3);
-        assert_eq!(live.oldest_up_to(100), None, "the newest stays");
+        assert_eq!(live.oldest_up_to(100, 0), None, "the newest stays");
         live.started(5, 30, Some(7));
         assert_eq!((live.bytes_behind(28), live.bytes_behind(29)), (7, 0));
     }

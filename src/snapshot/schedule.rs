@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) rate: u64,
     /// Bytes of log after which one is taken unasked.
     pub(crate) after: u64,
+    /// Bytes of log that are kept, needed or not.
+    pub(crate) keep: u64,
 }
 
 /// A snapshot that is known to be whole: it was written or read in this process.
@@ -216,7 +218,7 @@ impl Turn<'_> {
         for name in old {
             self.remove(name)?;
         }
-        while let Some(number) = live.oldest_up_to(start) {
+        while let Some(number) = live.oldest_up_to(start, self.0.settings.keep) {
             self.remove(&segment::file_name(number))?;
             live.removed(number);
         }

@@ -218,6 +218,35 @@ fn g9_when_the_log_moves_on_beneath_a_reader_it_gets_a_gap_and_then_the_rest() {
 }
 
 #[test]
+fn g9_as_much_of_the_log_is_kept_as_was_asked_for() {
+    let disk = MemoryDisk::new();
+    let mut all = Vec::new();
+    let mut write = |keep, whole| {
+        let builder = Store::builder().segment_bytes(4096).keep_log(keep);
+        let store = builder.open_on(Arc::new(disk.clone())).unwrap();
+        let rows = rows(&store);
+        for _ in 0..3 {
+            all.extend((0..300).map(|value| put(&rows, "a", value)));
+            store.snapshot().unwrap();
+        }
+        let mut feed = store.changes().open().unwrap();
+        let rest: Vec<Told> =
+            all.iter().filter(|told| told.0 > feed.cursor().version).cloned().collect();
+        assert_eq!((rest.len() == all.len(), drain(&mut feed)), (whole, rest));
+        let names = disk.list().unwrap();
+        let logs = names.iter().filter(|name| name.ends_with(".log"));
+        let bytes: u64 = logs.map(|name| disk.len(name).unwrap()).sum();
+        drop((feed, rows));
+        store.close().unwrap();
+        bytes
+    };
+    let most = write(u64::MAX, true);
+    let some = write(20_000, false);
+    assert!((20_000..most).contains(&some), "{some} of {most} bytes are kept");
+    assert!(write(0, false) < some);
+}
+
+#[test]
 fn g9_a_segment_that_went_before_it_was_crossed_off_is_a_gap() {
     let disk = MemoryDisk::new();
     let store = small(&disk);
