@@ -7,7 +7,8 @@
 mod common;
 
 use common::{block_on, everywhere};
-use ifmatch::{Collection, Error, Precondition, Reason, RetryPolicy, Store, Transaction};
+use ifmatch::feed::ChangeKind;
+use ifmatch::{Collection, Error, Once, Precondition, Reason, RetryPolicy, Store, Transaction};
 
 type Accounts = Collection<String, i64>;
 
@@ -431,4 +432,50 @@ fn g1_what_is_forgotten_of_a_transaction_is_nothing_else() {
             }
         }
     }
+}
+
+#[test]
+fn g9_a_transaction_is_one_commit_of_the_feed_from_memory_and_from_the_log() {
+    everywhere(|configuration, store| {
+        let mut feed = store.changes().from_now().open().unwrap();
+        let accounts = accounts(&store, &[("a", 10)]);
+        let notes = store.collection::<u64, String>("notes").unwrap();
+        let done = store.transact(|tx| {
+            tx.require(&accounts, "a")?;
+            tx.delete(&accounts, "a")?;
+            tx.create(&accounts, "b", 10)?;
+            tx.create(&notes, 7, "renamed".to_owned())
+        });
+        let Ok(Once::First(done)) = done.by("ann").operation_id("rename").commit() else {
+            panic!("it is the first")
+        };
+        let told = |feed: &mut ifmatch::feed::Feed| {
+            let commit = feed.try_next().unwrap().unwrap();
+            assert_eq!(
+                (Some(commit.version()), commit.written_by()),
+                (done.version(), Some("ann"))
+            );
+            let changes = commit.changes().iter();
+            let told = changes.map(|change| {
+                (change.collection().to_owned(), change.key().to_string(), change.kind())
+            });
+            told.collect::<Vec<_>>()
+        };
+        let expected = [
+            ("accounts".to_owned(), "a".to_owned(), ChangeKind::Delete),
+            ("accounts".to_owned(), "b".to_owned(), ChangeKind::Put),
+            ("notes".to_owned(), "7".to_owned(), ChangeKind::Put),
+        ];
+        assert_eq!(feed.try_next().unwrap().unwrap().changes().len(), 1);
+        assert_eq!(told(&mut feed), expected);
+        assert!(feed.try_next().unwrap().is_none());
+        if configuration.is_durable() {
+            drop((feed, accounts, notes));
+            store.close().unwrap();
+            let store = configuration.open();
+            let mut feed = store.changes().open().unwrap();
+            assert_eq!(feed.try_next().unwrap().unwrap().changes().len(), 1);
+            assert_eq!(told(&mut feed), expected);
+        }
+    });
 }
