@@ -10,10 +10,12 @@ use crate::entity::{Entity, Metadata, Record};
 use crate::error::{Error, Result};
 use crate::key::{AsKey, AsPrefix, Key, KeyType};
 use crate::map::{KeyBuf, Map, State};
+use crate::options::Limits;
 use crate::parallel::in_parts;
 use crate::recovery::{Stored, StoredCollection};
 use crate::store::Inner;
 use crate::sync::AtomicBool;
+use crate::unique::Unique;
 
 /// A typed, named map from key to entity. All of it is held in memory.
 ///
@@ -45,6 +47,8 @@ pub(crate) struct CollectionState<V> {
     pub(crate) name: Arc<str>,
     pub(crate) keys: KeyType,
     pub(crate) map: Map<V>,
+    /// In the order of their names.
+    pub(crate) unique: Vec<Unique<V>>,
     pub(crate) encoding: Encoding<V>,
     /// How many earlier versions of each key are kept.
     pub(crate) history: u32,
@@ -277,8 +281,8 @@ impl<V: 'static> CollectionState<V> {
         stored: Option<u32>,
     ) -> CollectionState<V> {
         let announced = AtomicBool::new(stored == Some(history));
-        let (name, stored) = (name.into(), stored.is_some());
-        CollectionState { id, name, keys, map, encoding, history, stored, announced }
+        let (name, stored, unique) = (name.into(), stored.is_some(), Vec::new());
+        CollectionState { id, name, keys, map, unique, encoding, history, stored, announced }
     }
 
     /// The value that these bytes are, stored under `key`.
@@ -296,15 +300,18 @@ impl<V: 'static> CollectionState<V> {
     /// Takes over what is stored, decoded.
     ///
     /// # Errors
-    /// [`Error::Decode`].
-    pub(crate) fn load(&self, stored: &StoredCollection) -> Result<()>
+    /// [`Error::Decode`]; of unique indexes [`Error::Duplicates`] and [`Error::Limit`].
+    pub(crate) fn load(&self, limits: &Limits, stored: &StoredCollection) -> Result<()>
     where
         V: Send + Sync,
     {
         let live: Vec<_> = stored.live().collect();
         let decoded = in_parts(&live, |part| {
             let decode = |(key, metadata, value): &(&KeyBuf, &Metadata, &[u8])| {
-                Ok((KeyBuf::clone(key), self.record(key, metadata, value)?))
+                let value = self.decode(key, value)?;
+                let metadata = Metadata::clone(metadata);
+                let index_keys = self.index_keys(limits, key, &value)?;
+                Ok((KeyBuf::clone(key), Arc::new(Record { metadata, index_keys, value })))
             };
             part.iter().map(decode).collect::<Result<Vec<_>>>()
         });
@@ -313,6 +320,7 @@ impl<V: 'static> CollectionState<V> {
             records.append(&mut part?);
         }
         let histories = self.decode_history(stored)?;
+        self.fill_indexes(&records)?;
         self.fill(records, stored);
         self.map.fill_history(histories.into_iter());
         Ok(())
@@ -329,7 +337,7 @@ impl<V: 'static> CollectionState<V> {
                 let states = states.iter().map(|stored| match stored {
                     Stored::Deleted(deletion) => Ok(State::Deleted(deletion.clone().into())),
                     Stored::Live { metadata, value } => {
-                        self.record(key, metadata, value).map(State::Live)
+                        self.earlier(key, metadata, value).map(State::Live)
                     }
                 });
                 Ok((KeyBuf::clone(key), states.collect::<Result<_>>()?))
@@ -340,9 +348,11 @@ impl<V: 'static> CollectionState<V> {
         Ok(parts.into_iter().flatten().collect())
     }
 
-    fn record(&self, key: &[u8], metadata: &Metadata, value: &[u8]) -> Result<Arc<Record<V>>> {
+    /// An earlier version: it is in no index.
+    fn earlier(&self, key: &[u8], metadata: &Metadata, value: &[u8]) -> Result<Arc<Record<V>>> {
         let value = self.decode(key, value)?;
-        Ok(Arc::new(Record { metadata: metadata.clone(), value }))
+        let (metadata, index_keys) = (metadata.clone(), None);
+        Ok(Arc::new(Record { metadata, index_keys, value }))
     }
 
     /// Puts in place what is durable already, before anybody else sees the collection: entities,

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::clock::Timestamp;
 use crate::codec::Encoding;
 use crate::collection::CollectionState;
-use crate::conflict::{Conflict, Current, Deletion, Effort, Reason};
+use crate::conflict::{Conflict, Current, Deletion, Effort, Held, Reason};
 use crate::contention;
 use crate::entity::{Actor, Entity, Metadata, Previous, Record};
 use crate::error::{Error, Limit, Result};
@@ -80,10 +80,14 @@ pub enum Written<V> {
 }
 
 pub(crate) struct Refused<V> {
-    unmet: Precondition,
+    pub(crate) unmet: Precondition,
     /// What the decision was taken on.
     pub(crate) newest: State<V>,
-    decided_at: Timestamp,
+    pub(crate) decided_at: Timestamp,
+    /// The highest version that it was decided on.
+    pub(crate) rests_on: u64,
+    /// The index key that another entity holds, which is what `newest` is of then.
+    pub(crate) held: Option<Held>,
 }
 
 impl<V> Attempt<V> {
@@ -91,7 +95,7 @@ impl<V> Attempt<V> {
     pub(crate) fn rests_on(&self) -> u64 {
         match self {
             Attempt::Landed(landed) => landed.written.version().get(),
-            Attempt::Refused(refused) => refused.newest.version(),
+            Attempt::Refused(refused) => refused.rests_on,
             Attempt::Replayed(record) => record.metadata.version.get(),
         }
     }
@@ -126,10 +130,11 @@ impl<V: 'static> Prepared<V> {
         store: &Inner,
         collection: &CollectionState<V>,
         key: &[u8],
-        record: Arc<Record<V>>,
+        mut record: Arc<Record<V>>,
         actor: Option<Actor>,
         preconditions: Preconditions,
     ) -> Result<Prepared<V>> {
+        collection.index(&store.limits, key, &mut record)?;
         let encoded = match store.journal.keeps_records() {
             true => collection.encode(&store.limits, key, &record.value)?,
             false => Vec::new(),
@@ -237,7 +242,7 @@ impl<V: 'static> CollectionState<V> {
     where
         V: Send + Sync,
     {
-        if prepared.terms.is_some() {
+        if prepared.terms.is_some() || !self.unique.is_empty() {
             return self.attempt_as_group(store, key, prepared, room, by_future);
         }
         let Prepared { change, actor, preconditions, payload: bytes, .. } = prepared;
@@ -249,7 +254,7 @@ impl<V: 'static> CollectionState<V> {
         if let Err(unmet) = change.decide(preconditions, current) {
             let newest = newest.clone();
             drop(locked);
-            return Ok(Attempt::Refused(Refused { unmet, newest, decided_at: store.now() }));
+            return Ok(Attempt::Refused(Refused::new(unmet, newest, store.now())));
         }
         if newest.live().is_none() {
             locked.list();
@@ -298,10 +303,10 @@ impl<V: 'static> CollectionState<V> {
             group::Attempt::Replayed(record) => Attempt::Replayed(record),
             group::Attempt::Landed(_) => unreachable!("what has landed was written"),
             group::Attempt::Refused { decided_at } => {
-                let Some((unmet, newest)) = members.take_refused() else {
+                let Some(refused) = members.take_refused(verdict.rests_on, decided_at) else {
                     unreachable!("what was refused has a reason")
                 };
-                Attempt::Refused(Refused { unmet, newest, decided_at })
+                Attempt::Refused(refused)
             }
         })
     }
@@ -409,19 +414,28 @@ impl<V> Refused<V> {
 
     /// Why the change was refused.
     pub(crate) fn reason(&self) -> Reason {
+        if self.is_duplicate() {
+            return Reason::Duplicate;
+        }
         let current = self.newest.live().map(|record| &record.metadata);
         Reason::of(&self.unmet, current, matches!(self.newest, State::Deleted(_)))
+    }
+
+    /// Whether another entity holds an index key, so that there is no use in trying again.
+    pub(crate) fn is_duplicate(&self) -> bool {
+        self.held.is_some()
     }
 }
 
 impl<V: Send + Sync + 'static> Refused<V> {
     pub(crate) fn new(unmet: Precondition, newest: State<V>, decided_at: Timestamp) -> Refused<V> {
-        Refused { unmet, newest, decided_at }
+        let rests_on = newest.version();
+        Refused { unmet, newest, decided_at, rests_on, held: None }
     }
 
     /// The refusal of a change that needs an entity where there is none.
     pub(crate) fn absent(newest: State<V>, decided_at: Timestamp) -> Refused<V> {
-        Refused { unmet: Precondition::Exists, newest, decided_at }
+        Refused::new(Precondition::Exists, newest, decided_at)
     }
 
     /// The refusal as its caller gets it (G4), the change that was refused handed back.
@@ -437,9 +451,9 @@ impl<V: Send + Sync + 'static> Refused<V> {
             Some(_) => Reason::Contended,
             None => self.reason(),
         };
-        let comes_back = reason != Reason::AlreadyExists;
+        let comes_back = !matches!(reason, Reason::AlreadyExists | Reason::Duplicate);
         let spread = collection.refused(store, key, reason, comes_back);
-        let Refused { unmet, newest, decided_at } = self;
+        let Refused { unmet, newest, decided_at, held, .. } = self;
         let basis = collection.basis(store, key, &unmet, &newest);
         let (current, deletion) = match newest {
             State::Vacant => (None, None),
@@ -467,6 +481,7 @@ impl<V: Send + Sync + 'static> Refused<V> {
             pause: contention::draw(&store.random, spread),
             others: Vec::new(),
             basis,
+            duplicate: held,
         }
     }
 }

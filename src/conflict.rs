@@ -28,6 +28,8 @@ pub enum Reason {
     /// The entity is not in the state that the caller relied on; see
     /// [`if_state`](crate::Write::if_state).
     WrongState,
+    /// Another entity holds a key of a [unique index](crate::CollectionBuilder::unique).
+    Duplicate,
 }
 
 impl Reason {
@@ -40,6 +42,7 @@ impl Reason {
             Reason::AlreadyExists => "already_exists",
             Reason::Contended => "contended",
             Reason::WrongState => "wrong_state",
+            Reason::Duplicate => "duplicate",
         }
     }
 
@@ -179,6 +182,17 @@ pub struct Conflict {
     pub(crate) pause: Duration,
     /// What the write was based on, if that is known, beside what is there.
     pub(crate) basis: Option<Box<dyn Basis>>,
+    pub(crate) duplicate: Option<Held>,
+}
+
+/// The key of a unique index that another entity holds.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) index: Arc<str>,
+    /// The key of the entity, as text.
+    pub(crate) holder: String,
+    /// Whether the holder was to get it by the same transaction.
+    pub(crate) within: bool,
 }
 
 /// The current entity without its type.
@@ -221,7 +235,19 @@ impl Conflict {
         &self.key
     }
 
-    /// The condition that did not hold: the first one of the write's list.
+    /// Of a duplicate: the unique index.
+    pub fn index(&self) -> Option<&str> {
+        self.duplicate.as_ref().map(|held| &*held.index)
+    }
+
+    /// Of a duplicate: the key of the entity that holds the index key, as text. That entity is
+    /// what [`current`](Conflict::current) returns.
+    pub fn holder(&self) -> Option<&str> {
+        self.duplicate.as_ref().map(|held| &*held.holder)
+    }
+
+    /// The condition that did not hold: the first one of the write's list. Of a duplicate
+    /// `Unconditional`: no condition is to blame.
     pub fn unmet(&self) -> &Precondition {
         &self.unmet
     }
@@ -276,7 +302,7 @@ impl Conflict {
             Reason::StaleVersion | Reason::Deleted | Reason::Absent | Reason::WrongState => {
                 Retry::Refetch(self.pause)
             }
-            Reason::AlreadyExists => Retry::Never,
+            Reason::AlreadyExists | Reason::Duplicate => Retry::Never,
             // As long as the caller has already tried, and spread: the load has to fall first.
             Reason::Contended => {
                 let tried = self.effort.map_or(Duration::from_secs(1), |effort| effort.elapsed);
@@ -317,6 +343,7 @@ impl Conflict {
             Reason::Deleted => self.say_deleted(f),
             Reason::Contended => self.say_contended(f),
             Reason::WrongState => self.say_wrong_state(f),
+            Reason::Duplicate => self.say_duplicate(f),
         }
     }
 
@@ -372,6 +399,24 @@ impl Conflict {
         let (attempts, elapsed) = (effort.attempts, Span(effort.elapsed));
         write!(f, "changed under each of {attempts} attempts within {elapsed}")?;
         f.write_str("; try again later, or raise the retry budget")
+    }
+
+    fn say_duplicate(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cannot be written: ")?;
+        let Some(Held { index, holder, within }) = &self.duplicate else {
+            return f.write_str("another entity holds an index key of it; choose another value");
+        };
+        let collection = &self.collection;
+        match within {
+            true => {
+                write!(f, "the same transaction gives {collection}/{holder} the same {index}")?;
+                f.write_str("; choose another value for one of them")
+            }
+            false => {
+                write!(f, "{collection}/{holder} holds the same {index}")?;
+                f.write_str("; choose another value, or change that entity first")
+            }
+        }
     }
 
     fn age(&self, current: &Metadata) -> Span {
@@ -437,6 +482,7 @@ mod tests {
             others: Vec::new(),
             pause: Duration::ZERO,
             basis: None,
+            duplicate: None,
         }
     }
 

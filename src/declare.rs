@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::migration::Migration;
 use crate::store::Store;
+use crate::unique::{Declarations, Declared, IndexKey};
 
 /// A collection that is about to be opened, made by [`Store::declare`].
 ///
@@ -63,6 +64,7 @@ pub struct CollectionBuilder<'a, K, V, C = Bincode> {
     trusted: bool,
     history: Option<u32>,
     migrations: BTreeMap<u32, Migration<'a, V>>,
+    unique: Declarations<V>,
     key: PhantomData<fn() -> K>,
 }
 
@@ -76,6 +78,7 @@ impl<'a, K, V> CollectionBuilder<'a, K, V> {
             trusted: false,
             history: None,
             migrations: BTreeMap::new(),
+            unique: Declarations::new(),
             key: PhantomData,
         }
     }
@@ -92,9 +95,11 @@ impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
     /// How values are stored; [`Bincode`] by default. Name it before the migrations, which read
     /// with it.
     pub fn codec<D>(self, codec: D) -> CollectionBuilder<'a, K, V, D> {
-        let CollectionBuilder { store, name, schema, trusted, history, migrations, key, .. } = self;
+        let CollectionBuilder { store, name, schema, trusted, .. } = self;
+        let (history, migrations, unique, key) =
+            (self.history, self.migrations, self.unique, self.key);
         let codec = Arc::new(codec);
-        CollectionBuilder { store, name, schema, codec, trusted, history, migrations, key }
+        CollectionBuilder { store, name, schema, codec, trusted, history, migrations, unique, key }
     }
 
     /// Keeps `versions` earlier versions of each key, at most 1,000, deletions included; see
@@ -175,12 +180,67 @@ impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
         self
     }
 
+    /// No two entities may have the same key in the index of this name. `f` makes the index key
+    /// of a value, or `None` to leave the entity out.
+    ///
+    /// A write that would give two entities the same index key is refused, whatever it is made
+    /// with: a conflict of the reason [`Duplicate`](crate::Reason::Duplicate), which names the
+    /// entity that holds the key. Several writes of one transaction count as one: entities may
+    /// swap their index keys. [`find_by`](Collection::find_by) looks entities up.
+    ///
+    /// ```
+    /// use ifmatch::{Reason, Store};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Debug, Serialize, Deserialize)]
+    /// struct Employee {
+    ///     legacy_id: Option<String>,
+    /// }
+    ///
+    /// let store = Store::in_memory();
+    /// let employees = store
+    ///     .declare::<String, Employee>("employees")
+    ///     .unique("legacy_id", |employee: &Employee| employee.legacy_id.clone())
+    ///     .open()?;
+    /// let with = |id: &str| Employee { legacy_id: Some(id.to_owned()) };
+    /// employees.create("e-1", with("L-7")).commit()?;
+    ///
+    /// let error = employees.create("e-2", with("L-7")).commit().unwrap_err();
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     "employees/e-2 cannot be written: employees/e-1 holds the same legacy_id; \
+    ///      choose another value, or change that entity first"
+    /// );
+    /// let conflict = error.conflict().unwrap();
+    /// assert_eq!(conflict.reason(), Reason::Duplicate);
+    /// assert_eq!((conflict.index(), conflict.holder()), (Some("legacy_id"), Some("e-1")));
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    ///
+    /// Indexes are not stored: each program declares those that it needs, and opening builds them
+    /// of what is there. If entities share an index key by then, that is
+    /// [`Error::Duplicates`](crate::Error::Duplicates), which lists them.
+    ///
+    /// `f` runs once for each value that is written or loaded, with no lock held; what it returned
+    /// is kept with the value. One that makes another key of the same value each time keeps
+    /// apart what it happened to return, until the collection is opened anew. An index key is as
+    /// long as a key may be.
+    pub fn unique<T: IndexKey>(
+        mut self,
+        name: &str,
+        f: impl Fn(&V) -> T + Send + Sync + 'static,
+    ) -> Self {
+        self.unique.insert(name.to_owned(), Declared::new(f));
+        self
+    }
+
     /// Opens the collection. It comes to be with its first write.
     ///
     /// Opening a stored collection decodes its values, and migrates them where its schema number
     /// is another one. While one thread migrates, others that open the collection wait; closures
     /// of the caller's cannot wait, and are refused. Opening it again gives the same one: whoever
-    /// opens it first in a process decides whether the codec is trusted.
+    /// opens it first in a process decides whether the codec is trusted, and which unique indexes
+    /// it has; who names none later gets it with those.
     ///
     /// # Errors
     /// [`CollectionName`](crate::Error::CollectionName);
@@ -188,6 +248,8 @@ impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
     /// or another codec, or open with another number of earlier versions;
     /// [`Schema`](crate::Error::Schema) if it has another schema number, and there is no migration
     /// from that; [`Decode`](crate::Error::Decode) if a stored value is not of its type;
+    /// [`Duplicates`](crate::Error::Duplicates) if stored entities share the key of a unique index;
+    /// [`Indexes`](crate::Error::Indexes) if it is open with other ones;
     /// [`Limit`](crate::Error::Limit).
     ///
     /// Of a migration also [`Encode`](crate::Error::Encode), [`Closed`](crate::Error::Closed),
@@ -200,8 +262,9 @@ impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
         C: Codec<V>,
     {
         let CollectionBuilder { store, name, schema, codec, trusted, history, .. } = self;
-        let (encoding, mut migrations) = (Encoding::new(schema, codec, trusted), self.migrations);
-        store.open_collection(name, encoding, history, &mut migrations)
+        let (mut migrations, unique) = (self.migrations, self.unique);
+        let encoding = Encoding::new(schema, codec, trusted);
+        store.open_collection(name, encoding, history, &mut migrations, unique)
     }
 }
 

@@ -5,8 +5,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use smallvec::SmallVec;
+
 use crate::clock::Timestamp;
 use crate::conflict::Deletion;
+use crate::map::KeyBuf;
 use crate::version::Version;
 
 /// A value and what the store knows about it. Dereferences to the value.
@@ -153,20 +156,35 @@ impl Metadata {
 /// A stored value, as the map holds it.
 pub(crate) struct Record<V> {
     pub(crate) metadata: Metadata,
+    pub(crate) index_keys: IndexKeys,
     pub(crate) value: V,
 }
+
+/// What the unique indexes of the collection made of a value, in their order: kept, so that the
+/// caller's function is not asked again. One word where there is nothing.
+pub(crate) type IndexKeys = Option<Box<SmallVec<[Option<KeyBuf>; 1]>>>;
 
 impl<V> Record<V> {
     /// A value whose write has no place in the commit order yet: the metadata is filled in then.
     pub(crate) fn unplaced(value: V) -> Arc<Record<V>> {
+        Record::at(Version::FIRST, value)
+    }
+
+    /// A value of which the version is all that is to be known.
+    pub(crate) fn at(version: Version, value: V) -> Arc<Record<V>> {
         let metadata = Metadata {
-            version: Version::FIRST,
+            version,
             written_by: None,
             written_at: Timestamp::default(),
             created_at: Timestamp::default(),
             shares_second: false,
         };
-        Arc::new(Record { metadata, value })
+        Arc::new(Record { metadata, index_keys: None, value })
+    }
+
+    /// What the unique index at this place made of the value.
+    pub(crate) fn index_key(&self, place: usize) -> Option<&KeyBuf> {
+        self.index_keys.as_deref()?.get(place)?.as_ref()
     }
 }
 

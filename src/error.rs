@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Span;
-use crate::conflict::{Conflict, Reason};
+use crate::conflict::{Conflict, Retry};
+use crate::unique::Duplicate;
 use crate::version::{Cursor, Version};
 
 /// The result of most calls of this crate.
@@ -180,6 +181,34 @@ pub enum Error {
         /// How long it was waited for.
         within: Duration,
     },
+    /// Stored entities share keys of unique indexes that the collection was to be opened with.
+    /// Nothing was changed.
+    Duplicates {
+        /// The collection.
+        collection: String,
+        /// The index keys that are shared, by index.
+        found: Vec<Duplicate>,
+        /// How many entities share one and are not named.
+        more: usize,
+    },
+    /// The collection is in use with other unique indexes.
+    Indexes {
+        /// The collection.
+        collection: String,
+        /// The indexes that it has, with the types of their keys.
+        opened_with: Vec<String>,
+        /// Those that were asked for.
+        asked_for: Vec<String>,
+    },
+    /// The collection has no such unique index, or cannot have it.
+    Index {
+        /// The collection.
+        collection: String,
+        /// The name of the index.
+        index: String,
+        /// What is wrong.
+        detail: String,
+    },
 }
 
 /// What became of a write that a poisoned store did not acknowledge.
@@ -245,7 +274,7 @@ impl Error {
 
     /// Whether the same intent may succeed later, after reading again or waiting.
     pub fn is_retryable(&self) -> bool {
-        self.conflict().is_some_and(|conflict| conflict.reason() != Reason::AlreadyExists)
+        self.conflict().is_some_and(|conflict| conflict.retry() != Retry::Never)
     }
 
     /// What a poisoned store says to a call that wrote nothing: the outcome is known.
@@ -263,6 +292,7 @@ impl Error {
         match self {
             Error::Conflict(_) | Error::Refused(_) => 409,
             Error::CollectionType { .. } | Error::Schema { .. } => 409,
+            Error::Duplicates { .. } | Error::Indexes { .. } => 409,
             Error::Limit { limit: Limit::KeyBytes | Limit::ActorBytes, .. } => 400,
             Error::Limit { limit: Limit::Preconditions | Limit::OperationIdBytes, .. } => 400,
             Error::Limit { limit: Limit::PendingBytes, .. } => 503,
@@ -288,7 +318,8 @@ impl Error {
             | Error::NotEmpty(_)
             | Error::NotABackup { .. }
             | Error::Line { .. }
-            | Error::NotAStore { .. } => 500,
+            | Error::NotAStore { .. }
+            | Error::Index { .. } => 500,
         }
     }
 }
@@ -399,6 +430,31 @@ impl fmt::Display for Error {
             Error::NotYet { version, within } => {
                 write!(f, "version {version} is not there after {}; ", Span(*within))?;
                 f.write_str("wait longer, or ask whoever told it")
+            }
+            Error::Duplicates { collection, found, more } => {
+                write!(f, "collection {collection} breaks its unique indexes: ")?;
+                for (place, duplicate) in found.iter().enumerate() {
+                    write!(f, "{}{duplicate}", if place == 0 { "" } else { "; " })?;
+                }
+                if *more > 0 {
+                    write!(f, "; and {more} entities more")?;
+                }
+                f.write_str("; nothing was changed; open it without the indexes, ")?;
+                f.write_str("change these entities, and open it again")
+            }
+            Error::Indexes { collection, opened_with, asked_for } => {
+                let list = |names: &[String]| match names {
+                    [] => "none".to_owned(),
+                    names => names.join(", "),
+                };
+                let (opened_with, asked_for) = (list(opened_with), list(asked_for));
+                write!(f, "collection {collection} is open with other unique indexes: ")?;
+                write!(f, "{opened_with}, not {asked_for}; ")?;
+                f.write_str("declare the same ones wherever it is opened")
+            }
+            Error::Index { collection, index, detail } => {
+                write!(f, "collection {collection}, index {index}: {detail}; ")?;
+                f.write_str("see how the collection is declared")
             }
         }
     }

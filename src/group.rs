@@ -1,12 +1,13 @@
 //! A commit of several keys of any collections: decided at one instant, one record, one version.
 //!
-//! All locks are taken before anything is decided, and in one order for everybody: the stripes of
-//! all keys by collection and index, then the key indexes by collection, then the log. They are
-//! kept until everything is installed. (Two-phase locking: Eswaran et al., The Notions of
-//! Consistency and Predicate Locks in a Database System, 1976; what was scanned is locked by its
-//! key index.)
+//! All locks are taken before anything is written, and in one order for everybody: the stripes of
+//! all keys by collection and index; those of the index keys by collection, unique index and
+//! stripe; the key indexes by collection; the log. They are kept until everything is installed.
+//! (Two-phase locking: Eswaran et al., The Notions of Consistency and Predicate Locks in a Database
+//! System, 1976; what was scanned is locked by its key index.)
 
 mod members;
+mod unique;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -47,7 +48,7 @@ pub(crate) enum Attempt {
 }
 
 /// What was decided.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Verdict {
     /// The highest version that it was decided on.
     pub(crate) rests_on: u64,
@@ -55,6 +56,8 @@ pub(crate) struct Verdict {
     pub(crate) moved: bool,
     /// A condition that was named does not hold.
     pub(crate) unmet: bool,
+    /// An index key is held by an entity that is not locked.
+    pub(crate) lacks_holder: bool,
 }
 
 /// The keys of one collection, whatever the type of its values.
@@ -76,6 +79,9 @@ pub(crate) trait Share: Any + Send {
 
     /// Counts the first key as refused.
     fn blame(&mut self);
+
+    /// Takes up the holders of index keys that were lacking.
+    fn take_up_holders(&mut self);
 
     /// Locks the stripes of all keys.
     fn lock(&mut self) -> Box<dyn Locked + '_>;
@@ -99,6 +105,9 @@ pub(crate) trait Share: Any + Send {
 pub(crate) trait Locked {
     /// Decides all conditions.
     fn decide(&mut self, verdict: &mut Verdict);
+
+    /// Locks the index keys that are looked up, or change hands, and checks that they are free.
+    fn lock_unique(&mut self, verdict: &mut Verdict);
 
     /// Locks the key index, if it was scanned or is going to change, and checks that no key came
     /// into a scanned range.
@@ -229,17 +238,31 @@ pub(crate) fn attempt(
 ) -> Result<Attempt> {
     let durable = store.durable()?;
     let writes: usize = shares.iter().map(|share| share.writes()).sum();
-    let mut locked: Vec<_> = shares.iter_mut().map(|share| share.lock()).collect();
     let claim = terms.and_then(|terms| terms.claim.as_ref());
-    let mut claimed = claim.map(|claim| store.ids.lock(claim));
-    // Before any conflict is reported (G5).
-    if let Some(record) = claimed.as_ref().and_then(|claimed| claimed.found(store.now())) {
-        verdict.rests_on = verdict.rests_on.max(record.metadata.version.get());
-        return Ok(Attempt::Replayed(record));
-    }
-    for share in &mut locked {
-        share.decide(verdict);
-    }
+    let before = *verdict;
+    let (mut locked, mut claimed) = loop {
+        let mut locked: Vec<_> = shares.iter_mut().map(|share| share.lock()).collect();
+        let claimed = claim.map(|claim| store.ids.lock(claim));
+        // Before any conflict is reported (G5).
+        if let Some(record) = claimed.as_ref().and_then(|claimed| claimed.found(store.now())) {
+            verdict.rests_on = verdict.rests_on.max(record.metadata.version.get());
+            return Ok(Attempt::Replayed(record));
+        }
+        for share in &mut locked {
+            share.decide(verdict);
+        }
+        for share in &mut locked {
+            share.lock_unique(verdict);
+        }
+        if !verdict.lacks_holder {
+            break (locked, claimed);
+        }
+        // A refusal tells of the holder as it is at that instant. Its stripe comes before those of
+        // the index keys, so all is decided anew.
+        drop((locked, claimed));
+        *verdict = before;
+        shares.iter_mut().for_each(|share| share.take_up_holders());
+    };
     for share in &mut locked {
         share.lock_index(verdict);
     }

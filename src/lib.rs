@@ -61,6 +61,7 @@ mod collection;
 mod history;
 mod merge;
 mod rebase;
+mod unique;
 mod write;
 mod batch;
 mod merging;
@@ -120,6 +121,7 @@ pub use store::Store;
 pub use transact::{
     Once, Seen, Transact, TransactFuture, TransactOnce, TransactOnceFuture, Transacted, Transaction,
 };
+pub use unique::{Duplicate, IndexKey};
 pub use update::{Change, Compute, Computed, Decide, Method, TryChange, Update, UpdateFuture};
 pub use version::{Cursor, EntityTag, Lineage, NotATag, Version};
 pub use write::{

@@ -24,6 +24,8 @@ pub(crate) struct Migration<'a, V> {
     convert: Box<Convert<'a, V>>,
 }
 
+type Migrated<V> = Vec<(KeyBuf, Arc<Record<V>>)>;
+
 type Convert<'a, V> = dyn FnMut(&[u8]) -> std::result::Result<V, String> + 'a;
 
 impl<'a, V: 'static> Migration<'a, V> {
@@ -60,15 +62,20 @@ impl<'a, V: 'static> Migration<'a, V> {
     /// Migrates what is stored into `state`, which is empty, and waits until that is durable.
     ///
     /// # Errors
-    /// [`Error::Decode`], [`Error::Encode`], [`Error::Limit`], [`Error::Closed`] and
-    /// [`Error::Poisoned`]. Nothing has been written then, unless the last says otherwise.
+    /// [`Error::Decode`], [`Error::Encode`], [`Error::Limit`], [`Error::Duplicates`],
+    /// [`Error::Closed`] and [`Error::Poisoned`]. Nothing has been written then, unless
+    /// the last says otherwise.
     pub(crate) fn run(
         &mut self,
         store: &Inner,
         state: &CollectionState<V>,
         stored: &StoredCollection,
-    ) -> Result<()> {
-        let (payload, migrated) = self.convert_all(store, state, stored)?;
+    ) -> Result<()>
+    where
+        V: Send + Sync,
+    {
+        let (payload, mut migrated) = self.convert_all(store, state, stored)?;
+        state.fill_indexes(&migrated)?;
         let room = store.journal.reserve(payload.len())?;
         let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&payload);
         let stamp = store.journal.append(&*store.clock, false, room, write)?;
@@ -77,23 +84,23 @@ impl<'a, V: 'static> Migration<'a, V> {
         store.journal.flush()?;
         store.feed.leave_to_log(stamp);
         let (version, actor) = (Version::new(stamp.version), Actor::from(ACTOR));
-        let live = migrated.into_iter().map(|Migrated { key, metadata, value }| {
-            let version = version.unwrap_or(metadata.version);
-            let (previous, actor) = (Previous::Live(metadata), Some(actor.clone()));
-            let metadata = Metadata::after(previous, version, stamp.written_at, actor);
-            (key.clone(), Arc::new(Record { metadata, value }))
-        });
-        state.fill(live.collect(), stored);
+        for record in migrated.iter_mut().filter_map(|(_, record)| Arc::get_mut(record)) {
+            let version = version.unwrap_or(record.metadata.version);
+            let (previous, actor) = (Previous::Live(&record.metadata), Some(actor.clone()));
+            record.metadata = Metadata::after(previous, version, stamp.written_at, actor);
+        }
+        state.fill(migrated, stored);
         Ok(())
     }
 
-    /// The record of the migration, and the new values.
-    fn convert_all<'s>(
+    /// The record of the migration, and the new values, which nobody else has yet, with the
+    /// metadata of the old ones.
+    fn convert_all(
         &mut self,
         store: &Inner,
         state: &CollectionState<V>,
-        stored: &'s StoredCollection,
-    ) -> Result<(Vec<u8>, Vec<Migrated<'s, V>>)> {
+        stored: &StoredCollection,
+    ) -> Result<(Vec<u8>, Migrated<V>)> {
         // A closure of the caller's that opens this collection must not wait for itself.
         let _running = UserCode::enter();
         let mut live: Vec<_> = stored.live().collect();
@@ -113,17 +120,12 @@ impl<'a, V: 'static> Migration<'a, V> {
             LoggedWrite { collection: state.id, key, value: Some(&encoded) }.encode(&mut payload);
             let place = || state.name.as_ref().to_owned();
             store.limits.check(Limit::MigrationBytes, payload.len(), place)?;
-            migrated.push(Migrated { key, metadata, value });
+            let index_keys = state.index_keys(&store.limits, key, &value)?;
+            let metadata = Metadata::clone(metadata);
+            migrated.push((key.clone(), Arc::new(Record { metadata, index_keys, value })));
         }
         Ok((payload, migrated))
     }
-}
-
-/// An entity that is about to get its new version.
-struct Migrated<'s, V> {
-    key: &'s KeyBuf,
-    metadata: &'s Metadata,
-    value: V,
 }
 
 /// # Errors

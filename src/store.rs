@@ -33,6 +33,7 @@ use crate::snapshot::{self, Collected, Named, Snapshots, Source, Sources};
 use crate::source::Typed;
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Level, Mutex, MutexGuard, Ordering, UserCode};
 use crate::turns::Turns;
+use crate::unique::{self, Declarations, Unique};
 use crate::version::{EntityTag, Lineage, Version};
 
 /// A set of collections in one directory or in memory, with one lineage and one commit order.
@@ -154,7 +155,7 @@ impl Store {
         service.attach(&log);
         let registry = Registry::new(contents);
         let reserved = Reserved::new(builder.stripes);
-        open_reserved(&registry, &reserved.ids)?;
+        open_reserved(&registry, &reserved.ids, &builder.limits)?;
         // The log is counted by segments.
         let after = builder.snapshot_after.max(builder.segment_size.bytes);
         let rate = builder.snapshot_rate;
@@ -247,10 +248,12 @@ impl Store {
         encoding: Encoding<V>,
         history: Option<u32>,
         migrations: &mut BTreeMap<u32, Migration<'_, V>>,
+        unique: Declarations<V>,
     ) -> Result<Collection<K, V>> {
         if !is_collection_name(name) {
             return Err(Error::CollectionName(name.to_owned()));
         }
+        let asked_for = unique::said(&unique);
         let keys = KeyType::of::<K>();
         let types = format!("{} -> {}", keys.kind, std::any::type_name::<V>());
         let inner = &*self.inner;
@@ -259,7 +262,7 @@ impl Store {
         let (id, stored, kept, migration) = {
             let mut registry = inner.registry_without_migration(name)?;
             if let Some(open) = registry.open.get(name) {
-                return self.again(open, name, &types, &encoding, history);
+                return self.again(open, name, &types, &encoding, history, &asked_for);
             }
             let known = registry.catalog.contains_key(name);
             let taken = registry.next_id as usize - 1;
@@ -282,13 +285,14 @@ impl Store {
         let (stripes, deletions) = (inner.stripes, inner.limits.deletions);
         let history_or_kept = history.or(kept).unwrap_or(0);
         let map = Map::new(id.into(), stripes, deletions, history_or_kept as usize);
-        let state = CollectionState::new(id, name, keys, map, encoding, history_or_kept, kept);
+        let mut state = CollectionState::new(id, name, keys, map, encoding, history_or_kept, kept);
+        state.unique = Unique::all(id, unique, stripes);
         let stored = stored.unwrap_or_default();
         let entry = state.entry();
         let mut migrated = None;
         let under_way = match migration {
             None => {
-                state.load(&stored)?;
+                state.load(&inner.limits, &stored)?;
                 None
             }
             Some((migration, under_way)) => {
@@ -310,7 +314,7 @@ impl Store {
         let surplus = registry.stored.remove(&id);
         let open = Open { state: opened, types: types.clone(), source, entry };
         let open = registry.open.entry(name.to_owned()).or_insert(open);
-        let result = self.again(open, name, &types, &state.encoding, history);
+        let result = self.again(open, name, &types, &state.encoding, history, &asked_for);
         // What is not needed is dropped when nothing is locked: that may run the caller's code.
         drop(registry);
         drop((state, surplus, stored, under_way));
@@ -324,6 +328,7 @@ impl Store {
         types: &str,
         encoding: &Encoding<V>,
         history: Option<u32>,
+        indexes: &[String],
     ) -> Result<Collection<K, V>> {
         let state = Arc::clone(&open.state).downcast::<CollectionState<V>>();
         let Some(state) = state.ok().filter(|_| open.types == types) else {
@@ -346,6 +351,7 @@ impl Store {
                 asked_for: versions(asked_for),
             });
         }
+        state.check_indexes(indexes)?;
         Ok(Collection::new(Arc::clone(&self.inner), state))
     }
 
@@ -575,10 +581,11 @@ impl Registry {
 fn open_reserved<V: Send + Sync + 'static>(
     registry: &Mutex<Registry>,
     collection: &Arc<CollectionState<V>>,
+    limits: &Limits,
 ) -> Result<()> {
     let name = collection.name.as_ref().to_owned();
     let stored = registry.lock().stored.remove(&collection.id);
-    collection.load(&stored.unwrap_or_default())?;
+    collection.load(limits, &stored.unwrap_or_default())?;
     let open = Open {
         state: Arc::clone(collection) as Arc<dyn Any + Send + Sync>,
         types: String::new(),

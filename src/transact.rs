@@ -1,5 +1,6 @@
 //! Transactions: reads and writes of any keys of any collections, all or nothing, retried.
 
+mod find;
 mod run;
 mod view;
 

@@ -61,6 +61,6 @@ impl Encoded {
             // It may: nothing is known of the version before.
             shares_second: true,
         };
-        Some(Entity::new(Arc::new(Record { metadata, value })))
+        Some(Entity::new(Arc::new(Record { metadata, index_keys: None, value })))
     }
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::collection::CollectionState;
 use crate::commit::{Change, Landed, Preconditions, Refused, Written, payload_at_most};
-use crate::conflict::{Conflict, Effort, Reason};
+use crate::conflict::{Conflict, Effort, Held, Reason};
 use crate::entity::{Actor, Record};
 use crate::error::Result;
 use crate::feed;
+use crate::group::unique::{Changes, LockedEntries, Lookups, Taken, is_same};
 use crate::group::{Locked, Share, Verdict};
 use crate::ids::First;
 use crate::log::Stamp;
@@ -25,9 +26,13 @@ pub(crate) struct Members<V> {
     collection: Arc<CollectionState<V>>,
     items: BTreeMap<KeyBuf, Item<V>>,
     scans: Vec<Scan>,
+    lookups: Lookups,
+    /// Entities whose keys are to be locked, because an index key is theirs.
+    holders: Vec<KeyBuf>,
     refused: Vec<RefusedItem<V>>,
     /// What was replaced: dropped with this, when nothing is locked and the commit is answered.
     garbage: Garbage<V>,
+    index_garbage: Garbage<KeyBuf>,
 }
 
 /// A key that is read or written.
@@ -53,12 +58,21 @@ struct RefusedItem<V> {
     unmet: Precondition,
     /// What the decision was taken on. `None` if that was the key's being there at all.
     newest: Option<State<V>>,
+    held: Option<Held>,
 }
 
 impl<V: Send + Sync + 'static> Members<V> {
     pub(crate) fn new(collection: Arc<CollectionState<V>>) -> Members<V> {
-        let (items, scans) = (BTreeMap::new(), Vec::new());
-        Members { collection, items, scans, refused: Vec::new(), garbage: Garbage::new() }
+        Members {
+            collection,
+            items: BTreeMap::new(),
+            scans: Vec::new(),
+            lookups: Lookups::new(),
+            holders: Vec::new(),
+            refused: Vec::new(),
+            garbage: Garbage::new(),
+            index_garbage: Garbage::new(),
+        }
     }
 
     pub(crate) fn get(&self, key: &KeyBuf) -> Option<&Item<V>> {
@@ -93,10 +107,27 @@ impl<V: Send + Sync + 'static> Members<V> {
         Some(Landed { written, garbage: std::mem::take(&mut self.garbage) })
     }
 
-    /// The first condition that did not hold, and what that was decided on.
-    pub(crate) fn take_refused(&mut self) -> Option<(Precondition, State<V>)> {
-        let RefusedItem { unmet, newest, .. } = self.refused.drain(..).next()?;
-        Some((unmet, newest?))
+    /// The first thing that was refused.
+    pub(crate) fn take_refused(
+        &mut self,
+        rests_on: u64,
+        decided_at: Timestamp,
+    ) -> Option<Refused<V>> {
+        let RefusedItem { unmet, newest, held, .. } = self.refused.drain(..).next()?;
+        Some(Refused { unmet, newest: newest?, decided_at, rests_on, held })
+    }
+
+    /// The values that the commit is to leave, with their keys.
+    pub(crate) fn staged(&self) -> impl Iterator<Item = (&KeyBuf, &Record<V>)> {
+        self.items.iter().filter_map(|(key, item)| match &item.change {
+            Some(Change::Put { record, .. }) => Some((key, &**record)),
+            Some(Change::Delete) | None => None,
+        })
+    }
+
+    /// The index keys that were looked up.
+    pub(crate) fn lookups(&mut self) -> &mut Lookups {
+        &mut self.lookups
     }
 
     pub(crate) fn scans(&mut self) -> &mut Vec<Scan> {
@@ -131,6 +162,18 @@ impl<V> Item<V> {
         };
         verdict.unmet |= unmet.is_err();
         unmet.err()
+    }
+}
+
+impl<V> RefusedItem<V> {
+    /// The refusal of a look-up that finds something else by now: of the entity that comes or goes.
+    fn of_lookup(seen: &State<KeyBuf>, newest: &State<KeyBuf>) -> Option<RefusedItem<V>> {
+        let (key, unmet) = match (newest.live(), seen.live()) {
+            (Some(comes), _) => (&comes.value, Precondition::Absent),
+            (None, Some(goes)) => (&goes.value, Precondition::Exists),
+            (None, None) => return None,
+        };
+        Some(RefusedItem { key: key.clone(), unmet, newest: None, held: None })
     }
 }
 
@@ -179,7 +222,7 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
     }
 
     fn unchanged(&mut self) -> Option<u64> {
-        let Members { collection, items, scans, refused, .. } = self;
+        let Members { collection, items, scans, lookups, refused, .. } = self;
         let (map, mut vacant) = (&collection.map, !scans.is_empty());
         for (key, item) in &*items {
             let Some(seen) = &item.seen else { continue };
@@ -187,26 +230,54 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
             vacant |= matches!(seen, State::Vacant);
             if newest.version() != seen.version() {
                 let (key, unmet) = (key.clone(), expectation(seen));
-                refused.push(RefusedItem { key, unmet, newest: Some(newest) });
+                refused.push(RefusedItem { key, unmet, newest: Some(newest), held: None });
                 return None;
             }
         }
+        let mut since = 0;
+        for ((index, key), seen) in &*lookups {
+            let Some(index) = collection.unique.get(*index) else { continue };
+            let newest = index.map.newest(index.map.hash(key), key);
+            if !is_same(seen, &newest) {
+                refused.extend(RefusedItem::of_lookup(seen, &newest));
+                return None;
+            }
+            since = since.max(match newest.version() {
+                0 => index.map.keys().removed_at(),
+                version => version,
+            });
+        }
         let keys = map.keys().read();
         if let Some(key) = scans.iter().find_map(|scan| newcomer(&keys, scan, items)) {
-            refused.push(RefusedItem { key, unmet: Precondition::Absent, newest: None });
+            refused.push(RefusedItem {
+                key,
+                unmet: Precondition::Absent,
+                newest: None,
+                held: None,
+            });
             return None;
         }
-        Some(if vacant { map.keys().removed_at() } else { 0 })
+        Some(if vacant { since.max(map.keys().removed_at()) } else { since })
+    }
+
+    fn take_up_holders(&mut self) {
+        for key in std::mem::take(&mut self.holders) {
+            self.item(&key);
+        }
     }
 
     fn blame(&mut self) {
         let first = self.items.keys().next().cloned();
         let key = first.unwrap_or_else(|| KeyBuf::from(&[][..]));
-        self.refused.push(RefusedItem { key, unmet: Precondition::Exists, newest: None });
+        let unmet = Precondition::Exists;
+        self.refused.push(RefusedItem { key, unmet, newest: None, held: None });
     }
 
     fn lock(&mut self) -> Box<dyn Locked + '_> {
-        let Members { collection, items, scans, refused, garbage } = self;
+        let Members { collection, items, scans, lookups, holders, refused, .. } = self;
+        let (garbage, index_garbage) = (&mut self.garbage, &mut self.index_garbage);
+        // Of a round before this one.
+        refused.clear();
         let map = &collection.map;
         let mut wanted = BTreeMap::new();
         for item in items.values() {
@@ -214,7 +285,19 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
         }
         let lock = |(index, for_writing)| Some((index, map.lock_stripe(index, for_writing)?));
         let stripes = wanted.into_iter().filter_map(lock).collect();
-        Box::new(LockedMembers { collection, items, scans, refused, garbage, stripes, keys: None })
+        Box::new(LockedMembers {
+            collection,
+            items,
+            scans,
+            lookups,
+            holders,
+            refused,
+            garbage,
+            index_garbage,
+            stripes,
+            entries: None,
+            keys: None,
+        })
     }
 
     fn lost_at(&self) -> Option<Place> {
@@ -223,7 +306,8 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
     }
 
     fn count_losses(&self, store: &Inner) {
-        for RefusedItem { key, unmet, newest } in &self.refused {
+        // A duplicate is not tried again.
+        for RefusedItem { key, unmet, newest, .. } in &self.refused {
             let current = newest.as_ref().and_then(State::live).map(|record| &record.metadata);
             let deleted = matches!(newest, Some(State::Deleted(_)));
             self.collection.refused(store, key, Reason::of(unmet, current, deleted), true);
@@ -237,11 +321,13 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
         effort: Option<Effort>,
     ) -> Vec<Conflict> {
         let Members { collection, items, refused, .. } = self;
-        let conflict = |RefusedItem { key, unmet, newest }| {
+        refused.sort_by(|one, other| one.key.cmp(&other.key));
+        let conflict = |RefusedItem { key, unmet, newest, held }| {
             let map = &collection.map;
             let newest = newest.unwrap_or_else(|| map.newest(map.hash(&key), &key));
             let change = items.get_mut(&key).and_then(|item| item.change.take());
-            let refused = Refused::new(unmet, newest, decided_at);
+            let rests_on = newest.version();
+            let refused = Refused { unmet, newest, decided_at, rests_on, held };
             refused.into_conflict(store, collection, &key, change, effort)
         };
         refused.drain(..).map(conflict).collect()
@@ -258,10 +344,14 @@ struct LockedMembers<'a, V> {
     collection: &'a CollectionState<V>,
     items: &'a mut BTreeMap<KeyBuf, Item<V>>,
     scans: &'a [Scan],
+    lookups: &'a Lookups,
+    holders: &'a mut Vec<KeyBuf>,
     refused: &'a mut Vec<RefusedItem<V>>,
     garbage: &'a mut Garbage<V>,
+    index_garbage: &'a mut Garbage<KeyBuf>,
     /// Those of all items, in the order of their indexes.
     stripes: Stripes<'a, V>,
+    entries: Option<LockedEntries<'a, V>>,
     keys: Option<Keys<'a>>,
 }
 
@@ -273,6 +363,42 @@ impl<V: Send + Sync + 'static> LockedMembers<'_, V> {
         let found = self.stripes.binary_search_by_key(&stripe, |(index, _)| *index);
         let stripe = found.ok().and_then(|place| self.stripes.get(place));
         stripe.map_or(&State::Vacant, |(_, stripe)| stripe.newest(item.hash, key))
+    }
+
+    /// What becomes of index keys. Claims of what the commit itself gives away go to `lost`.
+    fn index_changes(&self, lost: &mut Vec<Taken>) -> Changes {
+        let mut changes = Changes::default();
+        for (key, item) in &*self.items {
+            let new = match &item.change {
+                None => continue,
+                Some(Change::Put { record, .. }) => Some(&**record),
+                Some(Change::Delete) => None,
+            };
+            let old = self.newest(key, item).live().map(|record| &**record);
+            changes.replace(key, old, new, &self.collection.unique, lost);
+        }
+        changes
+    }
+
+    /// Refuses to give an index key to a second entity.
+    fn refuse(&mut self, claim: Taken, verdict: &mut Verdict) {
+        verdict.unmet = true;
+        let newest = match (self.items.get(&claim.holder), claim.within) {
+            // It is not the holder yet.
+            (_, true) => State::Vacant,
+            (Some(item), false) => self.newest(&claim.holder, item).clone(),
+            (None, false) => {
+                verdict.lacks_holder = true;
+                self.holders.push(claim.holder);
+                return;
+            }
+        };
+        // One refusal for each key: of the condition that was named, if there is one.
+        if self.refused.iter().all(|refused| refused.key != claim.by) {
+            let (held, newest) = (claim.held(self.collection), Some(newest));
+            let (key, unmet) = (claim.by, Precondition::Unconditional);
+            self.refused.push(RefusedItem { key, unmet, newest, held });
+        }
     }
 
     /// Keys that come to have an entity.
@@ -289,8 +415,27 @@ impl<V: Send + Sync + 'static> Locked for LockedMembers<'_, V> {
             let newest = self.newest(key, item);
             if let Some(unmet) = item.decide(newest, verdict) {
                 let newest = Some(newest.clone());
-                self.refused.push(RefusedItem { key: key.clone(), unmet, newest });
+                self.refused.push(RefusedItem { key: key.clone(), unmet, newest, held: None });
             }
+        }
+    }
+
+    fn lock_unique(&mut self, verdict: &mut Verdict) {
+        // What has moved is tried again, whoever holds which index key.
+        if self.collection.unique.is_empty() || verdict.moved {
+            return;
+        }
+        let (indexes, mut lost) = (&*self.collection.unique, Vec::new());
+        let entries = LockedEntries::lock(indexes, self.index_changes(&mut lost), self.lookups);
+        if let Some((seen, newest)) = entries.moved(self.lookups, verdict) {
+            verdict.moved = true;
+            self.refused.extend(RefusedItem::of_lookup(seen, &newest));
+            return;
+        }
+        entries.decide(verdict, &mut lost);
+        self.entries = Some(entries);
+        for claim in lost {
+            self.refuse(claim, verdict);
         }
     }
 
@@ -305,7 +450,7 @@ impl<V: Send + Sync + 'static> Locked for LockedMembers<'_, V> {
             if let Some(key) = newcomer(&guard, scan, self.items) {
                 verdict.moved = true;
                 let unmet = Precondition::Absent;
-                self.refused.push(RefusedItem { key, unmet, newest: None });
+                self.refused.push(RefusedItem { key, unmet, newest: None, held: None });
             }
         }
         self.keys = Some(guard);
@@ -369,6 +514,9 @@ impl<V: Send + Sync + 'static> Locked for LockedMembers<'_, V> {
             if let Some((_, stripe)) = stripes.get_mut(place) {
                 stripe.settle(at, garbage);
             }
+        }
+        if let Some(entries) = &mut self.entries {
+            entries.install(stamp, at, self.index_garbage);
         }
     }
 

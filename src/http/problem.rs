@@ -62,6 +62,10 @@ struct Members {
     #[serde(skip_serializing_if = "Option::is_none")]
     changed: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<Holder>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<Advice>,
@@ -76,6 +80,14 @@ struct Expected {
     tags: Vec<String>,
     /// Those of them that can match.
     versions: Vec<u64>,
+}
+
+/// The entity that holds the key of a unique index.
+#[derive(Clone, Debug, Serialize)]
+struct Holder {
+    key: String,
+    #[serde(flatten)]
+    current: Option<Current>,
 }
 
 /// What is there instead.
@@ -111,6 +123,8 @@ impl Problem {
             expected: None,
             current: None,
             changed: None,
+            index: None,
+            holder: None,
             outcome: None,
             retry: advice(reason),
             allow: None,
@@ -250,6 +264,12 @@ impl Problem {
             let value = value.as_deref().and_then(Document::raw).map(ToOwned::to_owned);
             self.0.current = Some(Current::new(conflict.lineage, at, value));
         }
+        if let Some(holder) = conflict.holder() {
+            // What is current is the holder, which is another entity than the one at `key`.
+            let (key, current) = (holder.to_owned(), self.0.current.take());
+            self.0.holder = Some(Holder { key, current });
+            self.0.index = conflict.index().map(str::to_owned);
+        }
         if let Precondition::Exists | Precondition::Matches(_) | Precondition::MatchesAny(_) =
             conflict.unmet()
         {
@@ -334,9 +354,11 @@ impl From<Problem> for Response<String> {
 fn reason_of(error: &Error) -> ProblemReason {
     match error {
         Error::Conflict(conflict) => ProblemReason::Conflict(conflict.reason()),
-        Error::Refused(_) | Error::CollectionType { .. } | Error::Schema { .. } => {
-            ProblemReason::WrongState
-        }
+        Error::Duplicates { .. } => ProblemReason::Conflict(Reason::Duplicate),
+        Error::Refused(_)
+        | Error::CollectionType { .. }
+        | Error::Schema { .. }
+        | Error::Indexes { .. } => ProblemReason::WrongState,
         Error::Limit {
             limit:
                 Limit::ValueBytes
@@ -366,7 +388,8 @@ fn reason_of(error: &Error) -> ProblemReason {
         | Error::NotEmpty(_)
         | Error::NotABackup { .. }
         | Error::Line { .. }
-        | Error::NotAStore { .. } => ProblemReason::Internal,
+        | Error::NotAStore { .. }
+        | Error::Index { .. } => ProblemReason::Internal,
     }
 }
 
@@ -425,7 +448,7 @@ mod tests {
             shares_second: false,
         };
         let value = Document::parse(r#"{"status": "open"}"#.to_owned()).unwrap();
-        let record = Arc::new(Record { metadata: metadata.clone(), value });
+        let record = Arc::new(Record { metadata: metadata.clone(), index_keys: None, value });
         let conflict = Conflict {
             reason: Reason::StaleVersion,
             collection: "shifts".into(),
@@ -440,6 +463,7 @@ mod tests {
             others: Vec::new(),
             pause,
             basis: None,
+            duplicate: None,
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::IF_MATCH, if_match.parse().unwrap());

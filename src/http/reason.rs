@@ -96,6 +96,7 @@ impl ProblemReason {
             ProblemReason::Conflict(Reason::AlreadyExists) => "The entity exists already",
             ProblemReason::Conflict(Reason::Contended) => "The entity keeps changing",
             ProblemReason::Conflict(Reason::WrongState) => "The entity is in another state",
+            ProblemReason::Conflict(Reason::Duplicate) => "The value is another entity's",
             ProblemReason::WrongState => "The resource is in another state",
             ProblemReason::PreconditionRequired => "A write needs a condition",
             ProblemReason::Malformed => "The request is malformed",
@@ -117,7 +118,9 @@ impl ProblemReason {
     /// The status. Conflicts that stem from a lost race have that of `stale`.
     pub fn status(self, stale: StaleStatus) -> StatusCode {
         match self {
-            ProblemReason::Conflict(Reason::Contended | Reason::WrongState) => StatusCode::CONFLICT,
+            ProblemReason::Conflict(Reason::Contended | Reason::WrongState | Reason::Duplicate) => {
+                StatusCode::CONFLICT
+            }
             ProblemReason::Conflict(_) => stale.code(),
             ProblemReason::WrongState | ProblemReason::Limit => StatusCode::CONFLICT,
             ProblemReason::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,

@@ -73,9 +73,7 @@ impl<V> Map<V> {
     ) {
         // Built from all keys at once: they come sorted, or in few sorted runs, from a snapshot.
         self.keys.fill(live.iter().map(|(key, _)| key.clone()));
-        for stripe in &self.stripes {
-            stripe.write().reserve(live.len() / self.stripes.len());
-        }
+        self.reserve(live.len());
         let live = live.into_iter().map(|(key, record)| (key, State::Live(record)));
         let deleted = deleted.map(|(key, deletion)| (key, State::Deleted(deletion)));
         for (key, state) in live.chain(deleted) {
@@ -91,6 +89,29 @@ impl<V> Map<V> {
             let hash = self.hash(&key);
             self.stripe(hash).write().restore_history(hash, key, states);
         }
+    }
+
+    /// Makes room in a new map.
+    pub(crate) fn reserve(&self, keys: usize) {
+        for stripe in &self.stripes {
+            stripe.write().reserve(keys / self.stripes.len());
+        }
+    }
+
+    /// Puts what was stored at a key, without listing it in the key index, unless something is
+    /// there: that is returned.
+    pub(crate) fn restore_new(
+        &self,
+        key: KeyBuf,
+        record: Arc<Record<V>>,
+    ) -> Option<Arc<Record<V>>> {
+        let hash = self.hash(&key);
+        let mut stripe = self.stripe(hash).write();
+        let there = stripe.newest(hash, &key).live().cloned();
+        if there.is_none() {
+            stripe.restore(hash, key, State::Live(record));
+        }
+        there
     }
 
     /// Computed once per operation.

@@ -21,12 +21,12 @@ use crate::version::Version;
 /// moves forward as long as nothing that was read has changed; else a call fails with
 /// [`Error::Restart`], and the closure runs again from the start.
 pub struct Transaction<'s> {
-    store: &'s Inner,
+    pub(super) store: &'s Inner,
     pub(super) group: Group,
     pub(super) verdict: Verdict,
     /// The version as of which all that was read is so.
     as_of: u64,
-    reads: usize,
+    pub(super) reads: usize,
     writes: usize,
 }
 
@@ -263,7 +263,7 @@ impl<'s> Transaction<'s> {
 
 impl Transaction<'_> {
     /// Whether the closure may go on.
-    fn go_on<K, V>(&self, collection: &Collection<K, V>) -> Result<()> {
+    pub(super) fn go_on<K, V>(&self, collection: &Collection<K, V>) -> Result<()> {
         self.store.durable()?;
         if !std::ptr::eq(self.store, &*collection.store) {
             return Err(Error::OtherStore { collection: Arc::clone(&collection.state.name) });
@@ -271,7 +271,7 @@ impl Transaction<'_> {
         if self.verdict.moved { Err(Error::Restart) } else { Ok(()) }
     }
 
-    fn members<K: Key, V: Send + Sync + 'static>(
+    pub(super) fn members<K: Key, V: Send + Sync + 'static>(
         &mut self,
         collection: &Collection<K, V>,
     ) -> Result<&mut Members<V>> {
@@ -295,7 +295,7 @@ impl Transaction<'_> {
     }
 
     /// Reads a key, unless that has been done. `None` if it was not in the end.
-    fn look<K: Key, V: Send + Sync + 'static>(
+    pub(super) fn look<K: Key, V: Send + Sync + 'static>(
         &mut self,
         collection: &Collection<K, V>,
         key: &KeyBuf,
@@ -315,7 +315,7 @@ impl Transaction<'_> {
     }
 
     /// Something was read that is so from this version on at the latest.
-    fn see_since(&mut self, since: u64) -> Result<()> {
+    pub(super) fn see_since(&mut self, since: u64) -> Result<()> {
         if since <= self.as_of {
             return Ok(());
         }
@@ -403,6 +403,8 @@ impl Transaction<'_> {
         value: Option<V>,
         condition: Option<Precondition>,
     ) -> Result<()> {
+        let (state, store) = (&collection.state, self.store);
+        let record = value.map(|value| state.record(&store.limits, key, value)).transpose()?;
         let item = self.take_up(collection, key)?;
         // A condition is on what was there before: what was staged since is the caller's own.
         let own = matches!(&item.change, Some(Change::Delete)) && item.seen.is_some();
@@ -412,10 +414,8 @@ impl Transaction<'_> {
         let staged = item.change.is_some();
         let created = item.seen.as_ref().is_some_and(|seen| seen.live().is_none());
         let created = created || item.conditions.contains(&Precondition::Absent);
-        let change = match value {
-            Some(value) => {
-                Some(Change::Put { record: Record::unplaced(value), encoded: Vec::new() })
-            }
+        let change = match record {
+            Some(record) => Some(Change::Put { record, encoded: Vec::new() }),
             // What comes and goes within the transaction was never there.
             None if staged && created => None,
             None => Some(Change::Delete),
@@ -445,7 +445,7 @@ impl<V> Seen<V> {
     }
 
     /// A staged value is copied: its record is nobody else's until it has its place.
-    fn of(item: &Item<V>) -> Option<Seen<V>>
+    pub(super) fn of(item: &Item<V>) -> Option<Seen<V>>
     where
         V: Clone,
     {

@@ -144,6 +144,11 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
             }
             Attempt::Refused(refused) => refused,
         };
+        if refused.is_duplicate() {
+            let change = Some(prepared.into_change());
+            let conflict = refused.into_conflict(store, collection, &self.key, change, None);
+            return Ok(Phase::nothing(Err(conflict.into()), rests_on));
+        }
         let place = (collection.id, self.hash);
         if let Some(phase) = retrying.after_loss(place, Some(refused.newest.clone())) {
             collection.refused(store, &self.key, refused.reason(), true);
