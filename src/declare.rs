@@ -11,6 +11,8 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::migration::Migration;
 use crate::store::Store;
+#[cfg(feature = "json")]
+use crate::unique::PointedInto;
 use crate::unique::{Declarations, Declared, IndexKey};
 
 /// A collection that is about to be opened, made by [`Store::declare`].
@@ -234,6 +236,40 @@ impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
         self
     }
 
+    /// As [`unique`](CollectionBuilder::unique), of what is at this JSON Pointer (RFC 6901), which
+    /// is the name of the index too. Entities that have nothing there, or null, are left out.
+    ///
+    /// Index keys are JSON text, so that `1` and `"1"` differ, while `1` and `1.0` do not. Arrays
+    /// and objects count as a whole, whatever the order of their members.
+    ///
+    /// ```
+    /// # #[cfg(feature = "json")] {
+    /// use ifmatch::Json;
+    /// use serde_json::{Value, json};
+    ///
+    /// let store = ifmatch::Store::in_memory();
+    /// let employees = store
+    ///     .declare::<String, Value>("employees")
+    ///     .codec(Json)
+    ///     .unique_pointer("/legacy_id")
+    ///     .open()?;
+    /// employees.create("e-1", json!({ "legacy_id": "L-7" })).commit()?;
+    /// employees.create("e-2", json!({ "name": "Bob" })).commit()?;
+    ///
+    /// let found = employees.find_by("/legacy_id", json!("L-7").to_string())?;
+    /// assert_eq!(found.map(|(key, _)| key).as_deref(), Some("e-1"));
+    /// # }
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    #[cfg(feature = "json")]
+    pub fn unique_pointer(mut self, pointer: &str) -> Self
+    where
+        V: PointedInto,
+    {
+        self.unique.insert(pointer.to_owned(), Declared::at_pointer(pointer.to_owned()));
+        self
+    }
+
     /// Opens the collection. It comes to be with its first write.
     ///
     /// Opening a stored collection decodes its values, and migrates them where its schema number
@@ -250,7 +286,7 @@ impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
     /// from that; [`Decode`](crate::Error::Decode) if a stored value is not of its type;
     /// [`Duplicates`](crate::Error::Duplicates) if stored entities share the key of a unique index;
     /// [`Indexes`](crate::Error::Indexes) if it is open with other ones;
-    /// [`Limit`](crate::Error::Limit).
+    /// [`Index`](crate::Error::Index) if one cannot be; [`Limit`](crate::Error::Limit).
     ///
     /// Of a migration also [`Encode`](crate::Error::Encode), [`Closed`](crate::Error::Closed),
     /// [`Migrating`](crate::Error::Migrating) and [`Poisoned`](crate::Error::Poisoned). Nothing

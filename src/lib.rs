@@ -121,6 +121,8 @@ pub use store::Store;
 pub use transact::{
     Once, Seen, Transact, TransactFuture, TransactOnce, TransactOnceFuture, Transacted, Transaction,
 };
+#[cfg(feature = "json")]
+pub use unique::PointedInto;
 pub use unique::{Duplicate, IndexKey};
 pub use update::{Change, Compute, Computed, Decide, Method, TryChange, Update, UpdateFuture};
 pub use version::{Cursor, EntityTag, Lineage, NotATag, Version};

@@ -253,6 +253,7 @@ impl Store {
         if !is_collection_name(name) {
             return Err(Error::CollectionName(name.to_owned()));
         }
+        unique::check(name, &unique)?;
         let asked_for = unique::said(&unique);
         let keys = KeyType::of::<K>();
         let types = format!("{} -> {}", keys.kind, std::any::type_name::<V>());

@@ -4,10 +4,16 @@
 //! its entries have versions and pending states as entities have, and are locked as they are. It
 //! is derived data: neither the log nor snapshots know of it.
 
+#[cfg(feature = "json")]
+mod pointer;
+
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+
+#[cfg(feature = "json")]
+pub use pointer::PointedInto;
 
 use crate::collection::{Collection, CollectionState};
 use crate::entity::{Entity, IndexKeys, Record};
@@ -77,6 +83,8 @@ pub(crate) struct Declared<V> {
     keys: KeyType,
     key_type: TypeId,
     extract: Box<Extract<V>>,
+    /// Why there can be no such index.
+    flaw: Option<&'static str>,
 }
 
 type Extract<V> = dyn Fn(&V) -> Option<KeyBuf> + Send + Sync;
@@ -87,12 +95,21 @@ impl<V: 'static> Declared<V> {
             keys: KeyType::of::<T::Key>(),
             key_type: TypeId::of::<T::Key>(),
             extract: Box::new(move |value| f(value).with_bytes(|key| KeyBuf::from(key))),
+            flaw: None,
         }
     }
 }
 
 /// The indexes of a collection that is about to be opened, by name.
 pub(crate) type Declarations<V> = BTreeMap<String, Declared<V>>;
+
+/// # Errors
+/// [`Error::Index`] if there can be no such index.
+pub(crate) fn check<V>(collection: &str, declared: &Declarations<V>) -> Result<()> {
+    let flaw = declared.iter().find_map(|(name, declared)| Some((name, declared.flaw?)));
+    let Some((name, flaw)) = flaw else { return Ok(()) };
+    Err(no_index(collection, name, flaw.to_owned()))
+}
 
 /// The indexes as messages name them, in order.
 pub(crate) fn said<V>(declared: &Declarations<V>) -> Vec<String> {

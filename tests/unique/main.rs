@@ -4,6 +4,7 @@
 mod common;
 
 mod building;
+mod documents;
 mod lookups;
 mod model;
 mod refusals;
