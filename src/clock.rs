@@ -60,6 +60,11 @@ impl Timestamp {
         self.0 / MICROS_PER_SECOND
     }
 
+    pub(crate) fn after(self, span: Duration) -> Timestamp {
+        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        Timestamp::from_micros(self.0.saturating_add(micros))
+    }
+
     pub(crate) fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }

@@ -14,7 +14,7 @@ use crate::options::Limits;
 use crate::parallel::in_parts;
 use crate::recovery::{Stored, StoredCollection};
 use crate::store::Inner;
-use crate::sync::AtomicBool;
+use crate::sync::{AtomicBool, AtomicU64};
 use crate::unique::Unique;
 
 /// A typed, named map from key to entity. All of it is held in memory.
@@ -57,6 +57,8 @@ pub(crate) struct CollectionState<V> {
     /// Whether the log knows what there is to say of the collection. Set under the lock of the
     /// log.
     pub(crate) announced: AtomicBool,
+    /// How many of its keys are leased; see [`Leases::count_of`](crate::lease::Leases::count_of).
+    pub(crate) leases: Arc<AtomicU64>,
 }
 
 impl<K, V> Clone for Collection<K, V> {
@@ -280,9 +282,21 @@ impl<V: 'static> CollectionState<V> {
         history: u32,
         stored: Option<u32>,
     ) -> CollectionState<V> {
+        let leases = Arc::default();
         let announced = AtomicBool::new(stored == Some(history));
         let (name, stored, unique) = (name.into(), stored.is_some(), Vec::new());
-        CollectionState { id, name, keys, map, unique, encoding, history, stored, announced }
+        CollectionState {
+            id,
+            name,
+            keys,
+            map,
+            unique,
+            encoding,
+            history,
+            stored,
+            announced,
+            leases,
+        }
     }
 
     /// The value that these bytes are, stored under `key`.
@@ -297,18 +311,24 @@ impl<V: 'static> CollectionState<V> {
         })
     }
 
-    /// Takes over what is stored, decoded.
+    /// Takes over what is stored, decoded, and made what it is in this process.
     ///
     /// # Errors
     /// [`Error::Decode`]; of unique indexes [`Error::Duplicates`] and [`Error::Limit`].
-    pub(crate) fn load(&self, limits: &Limits, stored: &StoredCollection) -> Result<()>
+    pub(crate) fn load(
+        &self,
+        limits: &Limits,
+        stored: &StoredCollection,
+        adapt: impl Fn(&Metadata, &mut V) + Sync,
+    ) -> Result<()>
     where
         V: Send + Sync,
     {
         let live: Vec<_> = stored.live().collect();
         let decoded = in_parts(&live, |part| {
             let decode = |(key, metadata, value): &(&KeyBuf, &Metadata, &[u8])| {
-                let value = self.decode(key, value)?;
+                let mut value = self.decode(key, value)?;
+                adapt(metadata, &mut value);
                 let metadata = Metadata::clone(metadata);
                 let index_keys = self.index_keys(limits, key, &value)?;
                 Ok((KeyBuf::clone(key), Arc::new(Record { metadata, index_keys, value })))
@@ -364,4 +384,10 @@ impl<V: 'static> CollectionState<V> {
         let deleted = deleted.into_iter();
         self.map.fill(live, deleted.map(|(key, deletion)| (key.clone(), deletion.clone().into())));
     }
+}
+
+/// 1 to 64 characters of `a-z`, `0-9`, `_` and `-`.
+pub(crate) fn is_collection_name(name: &str) -> bool {
+    let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
 }

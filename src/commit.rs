@@ -10,13 +10,14 @@ use smallvec::SmallVec;
 use crate::clock::Timestamp;
 use crate::codec::Encoding;
 use crate::collection::CollectionState;
-use crate::conflict::{Conflict, Current, Deletion, Effort, Held, Reason};
+use crate::conflict::{Conflict, Current, Deletion, Effort, HeldKey, Reason};
 use crate::contention;
 use crate::entity::{Actor, Entity, Metadata, Previous, Record};
 use crate::error::{Error, Limit, Result};
 use crate::feed;
 use crate::group::{self, Members, Share, Verdict};
 use crate::ids::{Claim, IdRecord};
+use crate::lease::{Barred, Held, LeaseTerms};
 use crate::log::{Room, Stamp};
 use crate::map::{Garbage, Install, KeyBuf, State};
 use crate::options::Limits;
@@ -43,6 +44,8 @@ pub(crate) struct Prepared<V> {
 pub(crate) struct Terms {
     /// That its operation id has not landed (G5).
     pub(crate) claim: Option<Claim>,
+    /// That this lease of its key still holds (G8).
+    pub(crate) held: Option<Held>,
 }
 
 /// The conditions of a write; the first that does not hold is reported.
@@ -87,7 +90,9 @@ pub(crate) struct Refused<V> {
     /// The highest version that it was decided on.
     pub(crate) rests_on: u64,
     /// The index key that another entity holds, which is what `newest` is of then.
-    pub(crate) held: Option<Held>,
+    pub(crate) held: Option<HeldKey>,
+    /// A lease that was in the way, or was missed.
+    pub(crate) barred: Option<Box<Barred>>,
 }
 
 impl<V> Attempt<V> {
@@ -182,6 +187,11 @@ impl<V: 'static> Prepared<V> {
         self.terms.get_or_insert_default().claim = Some(claim);
     }
 
+    /// With a lease.
+    pub(crate) fn hold(&mut self, held: Held) {
+        self.terms.get_or_insert_default().held = Some(held);
+    }
+
     /// The change, once it has not landed.
     pub(crate) fn into_change(self) -> Change<V> {
         self.change
@@ -249,6 +259,12 @@ impl<V: 'static> CollectionState<V> {
         let durable = store.durable()?;
         let (mut garbage, hash) = (Garbage::new(), self.map.hash(key));
         let locked = self.map.lock(hash, key);
+        // Whoever has leased the key had its stripe: whatever the ordering, this is seen. And
+        // nobody can lease it now.
+        if self.leases.load(Ordering::Relaxed) > 0 && store.leases.has_entry(&self.name, key) {
+            drop(locked);
+            return self.attempt_as_group(store, key, prepared, room, by_future);
+        }
         let newest = locked.newest();
         let current = newest.live().map(|record| &record.metadata);
         if let Err(unmet) = change.decide(preconditions, current) {
@@ -293,7 +309,10 @@ impl<V: 'static> CollectionState<V> {
         let terms = prepared.terms.as_deref();
         let (actor, mut verdict) = (prepared.actor.as_ref(), Verdict::default());
         let shares: &mut [&mut dyn Share] = &mut [&mut members];
-        let attempt = group::attempt(store, shares, terms, actor, room, by_future, &mut verdict)?;
+        let held = terms.and_then(|terms| terms.held.as_ref());
+        let leases = &mut held.map(|held| LeaseTerms::relying_on(&store.leases, held));
+        let attempt =
+            group::attempt(store, shares, leases, terms, actor, room, by_future, &mut verdict)?;
         if let Some(landed) = members.take_landed(key) {
             return Ok(Attempt::Landed(landed));
         }
@@ -406,14 +425,24 @@ impl<V> CollectionState<V> {
 }
 
 impl<V> Refused<V> {
+    /// Whether trying again, on what is there now, would be refused again.
+    pub(crate) fn is_barred(&self) -> bool {
+        self.barred.is_some()
+    }
+
     /// Whether a predicate has to be tried again, because the entity has changed since.
     pub(crate) fn is_moved(&self) -> bool {
         let current = self.newest.live().map(|record| record.metadata.version);
-        matches!(&self.unmet, Precondition::State(state) if state.is_outdated(current))
+        let outdated =
+            matches!(&self.unmet, Precondition::State(state) if state.is_outdated(current));
+        outdated && !self.is_barred()
     }
 
     /// Why the change was refused.
     pub(crate) fn reason(&self) -> Reason {
+        if let Some(barred) = &self.barred {
+            return barred.reason();
+        }
         if self.is_duplicate() {
             return Reason::Duplicate;
         }
@@ -430,7 +459,7 @@ impl<V> Refused<V> {
 impl<V: Send + Sync + 'static> Refused<V> {
     pub(crate) fn new(unmet: Precondition, newest: State<V>, decided_at: Timestamp) -> Refused<V> {
         let rests_on = newest.version();
-        Refused { unmet, newest, decided_at, rests_on, held: None }
+        Refused { unmet, newest, decided_at, rests_on, held: None, barred: None }
     }
 
     /// The refusal of a change that needs an entity where there is none.
@@ -453,7 +482,7 @@ impl<V: Send + Sync + 'static> Refused<V> {
         };
         let comes_back = !matches!(reason, Reason::AlreadyExists | Reason::Duplicate);
         let spread = collection.refused(store, key, reason, comes_back);
-        let Refused { unmet, newest, decided_at, held, .. } = self;
+        let Refused { unmet, newest, decided_at, held, barred, .. } = self;
         let basis = collection.basis(store, key, &unmet, &newest);
         let (current, deletion) = match newest {
             State::Vacant => (None, None),
@@ -479,6 +508,7 @@ impl<V: Send + Sync + 'static> Refused<V> {
             proposed: proposed.map(|value| Box::new(value) as Box<dyn Any + Send + Sync>),
             effort,
             pause: contention::draw(&store.random, spread),
+            barred,
             others: Vec::new(),
             basis,
             duplicate: held,

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::{Span, Timestamp};
 use crate::entity::{Entity, Metadata, Record};
+use crate::lease::{Barred, EXPIRY, LeaseInfo};
 use crate::precondition::Precondition;
 use crate::rebase::{Basis, say_places};
 use crate::version::{EntityTag, Lineage, Version};
@@ -30,6 +31,10 @@ pub enum Reason {
     WrongState,
     /// Another entity holds a key of a [unique index](crate::CollectionBuilder::unique).
     Duplicate,
+    /// Somebody else holds a lease of the key; see [`Conflict::lease`].
+    Locked,
+    /// The lease that the caller relied on has expired, was given back or was taken over (G8).
+    Fenced,
 }
 
 impl Reason {
@@ -43,6 +48,8 @@ impl Reason {
             Reason::Contended => "contended",
             Reason::WrongState => "wrong_state",
             Reason::Duplicate => "duplicate",
+            Reason::Locked => "locked",
+            Reason::Fenced => "fenced",
         }
     }
 
@@ -176,18 +183,20 @@ pub struct Conflict {
     pub(crate) decided_at: Timestamp,
     pub(crate) proposed: Option<Box<dyn Any + Send + Sync>>,
     pub(crate) effort: Option<Effort>,
+    /// The lease that was in the way, or was missed.
+    pub(crate) barred: Option<Box<Barred>>,
     /// Of a transaction: what else was refused.
     pub(crate) others: Vec<Conflict>,
     /// Drawn for this refusal, so that those who lost together do not come back together.
     pub(crate) pause: Duration,
     /// What the write was based on, if that is known, beside what is there.
     pub(crate) basis: Option<Box<dyn Basis>>,
-    pub(crate) duplicate: Option<Held>,
+    pub(crate) duplicate: Option<HeldKey>,
 }
 
 /// The key of a unique index that another entity holds.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldKey {
     pub(crate) index: Arc<str>,
     /// The key of the entity, as text.
     pub(crate) holder: String,
@@ -210,6 +219,33 @@ pub(crate) struct Effort {
 }
 
 impl Conflict {
+    /// The refusal of what relies on a lease of a key, but does not write the key.
+    pub(crate) fn barred(
+        barred: Box<Barred>,
+        collection: Arc<str>,
+        key: String,
+        lineage: Lineage,
+        decided_at: Timestamp,
+    ) -> Conflict {
+        Conflict {
+            reason: barred.reason(),
+            collection,
+            key,
+            lineage,
+            unmet: Precondition::Unconditional,
+            current: None,
+            deletion: None,
+            decided_at,
+            proposed: None,
+            effort: None,
+            barred: Some(barred),
+            others: Vec::new(),
+            pause: Duration::ZERO,
+            basis: None,
+            duplicate: None,
+        }
+    }
+
     pub(crate) fn with_others(self, others: Vec<Conflict>) -> Conflict {
         Conflict { others, ..self }
     }
@@ -246,8 +282,8 @@ impl Conflict {
         self.duplicate.as_ref().map(|held| &*held.holder)
     }
 
-    /// The condition that did not hold: the first one of the write's list. Of a duplicate
-    /// `Unconditional`: no condition is to blame.
+    /// The condition that did not hold: the first one of the write's list. `Unconditional` if none
+    /// is to blame, but a lease or a unique index.
     pub fn unmet(&self) -> &Precondition {
         &self.unmet
     }
@@ -284,6 +320,12 @@ impl Conflict {
         self.deletion.as_ref()
     }
 
+    /// The lease that the key has, if one was in the way: whoever waits for its holder is told
+    /// who that is, and for how long. Of the reason `fenced` the lease may have expired.
+    pub fn lease(&self) -> Option<&LeaseInfo> {
+        self.barred.as_ref()?.lease.as_ref()
+    }
+
     /// The value that the caller wanted to write, handed back; of a retrying write that of its
     /// last attempt. `None` for a delete, or if `V` is not the collection's value type.
     pub fn into_proposed<V: 'static>(self) -> Option<V> {
@@ -299,8 +341,13 @@ impl Conflict {
     /// What to do next.
     pub fn retry(&self) -> Retry {
         match self.reason {
-            Reason::StaleVersion | Reason::Deleted | Reason::Absent | Reason::WrongState => {
-                Retry::Refetch(self.pause)
+            Reason::StaleVersion
+            | Reason::Deleted
+            | Reason::Absent
+            | Reason::WrongState
+            | Reason::Fenced => Retry::Refetch(self.pause),
+            Reason::Locked => {
+                Retry::After(self.lease().map_or(Duration::ZERO, LeaseInfo::remaining))
             }
             Reason::AlreadyExists | Reason::Duplicate => Retry::Never,
             // As long as the caller has already tried, and spread: the load has to fall first.
@@ -344,6 +391,8 @@ impl Conflict {
             Reason::Contended => self.say_contended(f),
             Reason::WrongState => self.say_wrong_state(f),
             Reason::Duplicate => self.say_duplicate(f),
+            Reason::Locked => self.say_locked(f),
+            Reason::Fenced => self.say_fenced(f),
         }
     }
 
@@ -403,7 +452,7 @@ impl Conflict {
 
     fn say_duplicate(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("cannot be written: ")?;
-        let Some(Held { index, holder, within }) = &self.duplicate else {
+        let Some(HeldKey { index, holder, within }) = &self.duplicate else {
             return f.write_str("another entity holds an index key of it; choose another value");
         };
         let collection = &self.collection;
@@ -417,6 +466,47 @@ impl Conflict {
                 f.write_str("; choose another value, or change that entity first")
             }
         }
+    }
+
+    fn say_locked(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(lease) = self.lease() else {
+            return f.write_str("is held by somebody; try again later");
+        };
+        let holder = lease.holder().unwrap_or("somebody");
+        write!(f, "is held by {holder}")?;
+        if let Some(reason) = lease.reason() {
+            write!(f, " ({reason:?})")?;
+        }
+        let since = Span(self.decided_at.since(lease.since().into()));
+        write!(f, " for another {}, since {since} ago", Span(lease.remaining()))?;
+        write!(f, "; try again then, or ask {}", lease.holder().unwrap_or("the holder"))
+    }
+
+    fn say_fenced(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(barred) = &self.barred else {
+            return f.write_str("is not held by that lease; take a new one");
+        };
+        let ago = |time: SystemTime| Span(self.decided_at.since(time.into()));
+        f.write_str("is not held ")?;
+        if let Some(token) = barred.token {
+            write!(f, "by lease {token} ")?;
+        }
+        f.write_str("any more: ")?;
+        match (&barred.lease, &barred.ended) {
+            (Some(lease), _) if barred.own => {
+                write!(f, "it expired {} ago", ago(lease.expires_at()))?;
+            }
+            (Some(lease), _) => {
+                let holder = lease.holder().unwrap_or("somebody");
+                write!(f, "{holder} has taken one {} ago", ago(lease.since()))?;
+            }
+            (None, Some(end)) if end.deleted_by() == Some(EXPIRY) => {
+                write!(f, "it has expired, as was found {} ago", ago(end.deleted_at()))?;
+            }
+            (None, Some(end)) => write!(f, "it was given back {} ago", ago(end.deleted_at()))?,
+            (None, None) => f.write_str("it has ended")?,
+        }
+        f.write_str("; take a new one, and read the key again")
     }
 
     fn age(&self, current: &Metadata) -> Span {
@@ -479,6 +569,7 @@ mod tests {
             decided_at: Timestamp(1_003_000),
             proposed: None,
             effort: None,
+            barred: None,
             others: Vec::new(),
             pause: Duration::ZERO,
             basis: None,

@@ -250,6 +250,12 @@ pub enum Limit {
     BatchWrites,
     /// Earlier versions that a collection keeps of each key: 1,000.
     History,
+    /// Leases of a store.
+    Leases,
+    /// Milliseconds for which a lease is taken or renewed.
+    LeaseMillis,
+    /// Bytes of the reason of a lease.
+    LeaseReasonBytes,
 }
 
 impl Error {
@@ -300,6 +306,8 @@ impl Error {
             Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. } => 409,
             Error::Limit { limit: Limit::TransactionKeys | Limit::TransactionWrites, .. } => 413,
             Error::Limit { limit: Limit::TransactionBytes | Limit::BatchWrites, .. } => 413,
+            Error::Limit { limit: Limit::Leases, .. } => 409,
+            Error::Limit { limit: Limit::LeaseMillis | Limit::LeaseReasonBytes, .. } => 400,
             Error::NoCondition { .. } => 428,
             Error::KeyReused { .. } => 422,
             Error::Restart => 503,
@@ -479,6 +487,9 @@ impl fmt::Display for Limit {
             Limit::OperationIdBytes => "bytes of operation id",
             Limit::BatchWrites => "writes",
             Limit::History => "earlier versions of each key",
+            Limit::Leases => "leases",
+            Limit::LeaseMillis => "milliseconds of lease",
+            Limit::LeaseReasonBytes => "bytes of reason",
         })
     }
 }

@@ -13,7 +13,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub(crate) use members::{Item, Members, Scan};
+pub(crate) use members::{Item, LockedMembers, Members, Scan};
 
 use crate::clock::Timestamp;
 use crate::collection::CollectionState;
@@ -23,8 +23,9 @@ use crate::entity::{Actor, Record};
 use crate::error::Result;
 use crate::feed;
 use crate::ids::{Claimed, First, IdRecord};
+use crate::lease::{LeaseTerms, LockedLeases};
 use crate::log::{Room, Stamp};
-use crate::map::Install;
+use crate::map::{Install, KeyBuf};
 use crate::record;
 use crate::store::Inner;
 use crate::sync::Ordering;
@@ -34,6 +35,7 @@ use crate::turns::Place;
 #[derive(Default)]
 pub(crate) struct Group {
     shares: BTreeMap<u32, Box<dyn Share>>,
+    leases: Option<LeaseTerms>,
 }
 
 /// How an attempt ended.
@@ -103,8 +105,12 @@ pub(crate) trait Share: Any + Send {
 
 /// The keys of one collection, locked.
 pub(crate) trait Locked {
-    /// Decides all conditions.
-    fn decide(&mut self, verdict: &mut Verdict);
+    /// Where the leases are kept of the keys that are written. None has a lease if the collection
+    /// has none, unless `all` are asked for.
+    fn leases(&self, all: bool) -> Vec<KeyBuf>;
+
+    /// Decides all conditions, and whether a lease is in the way.
+    fn decide(&mut self, leases: Option<&LockedLeases<'_>>, verdict: &mut Verdict);
 
     /// Locks the index keys that are looked up, or change hands, and checks that they are free.
     fn lock_unique(&mut self, verdict: &mut Verdict);
@@ -147,6 +153,11 @@ impl Group {
         share.downcast_mut()
     }
 
+    /// What the commit has to do with leases.
+    pub(crate) fn leases(&mut self, store: &Inner) -> &mut LeaseTerms {
+        self.leases.get_or_insert_with(|| LeaseTerms::new(&store.leases))
+    }
+
     /// Encodes what is to be written. Returns how long the record may get.
     ///
     /// # Errors
@@ -157,12 +168,15 @@ impl Group {
         for share in self.shares.values_mut() {
             payload += share.prepare(store, actor)?;
         }
+        if let Some(leases) = &mut self.leases {
+            payload += leases.prepare(store, actor)?;
+        }
         Ok(payload)
     }
 
     /// Whether anything is to be decided under locks.
     pub(crate) fn decides(&self) -> bool {
-        self.shares.values().any(|share| share.decides())
+        self.leases.is_some() || self.shares.values().any(|share| share.decides())
     }
 
     /// Checks that nothing that was read has changed. Returns the version from which on this is
@@ -192,12 +206,14 @@ impl Group {
         verdict: &mut Verdict,
     ) -> Result<Attempt> {
         let mut shares: Vec<_> = self.shares.values_mut().map(|share| &mut **share).collect();
-        attempt(store, &mut shares, terms, actor, room, by_future, verdict)
+        let leases = &mut self.leases;
+        attempt(store, &mut shares, leases, terms, actor, room, by_future, verdict)
     }
 
     /// Where the first key is that was refused.
     pub(crate) fn lost_at(&self) -> Option<Place> {
-        self.shares.values().find_map(|share| share.lost_at())
+        let leases = self.leases.as_ref().and_then(LeaseTerms::lost_at);
+        self.shares.values().find_map(|share| share.lost_at()).or(leases)
     }
 
     /// As [`Share::count_losses`].
@@ -214,7 +230,10 @@ impl Group {
         effort: Option<Effort>,
     ) -> Option<Conflict> {
         let shares = self.shares.values_mut();
-        let mut all = shares.flat_map(|share| share.take_conflicts(store, decided_at, effort));
+        let all = shares.flat_map(|share| share.take_conflicts(store, decided_at, effort));
+        let leases = self.leases.iter_mut();
+        let leases = leases.flat_map(|leases| leases.take_conflicts(store, decided_at, effort));
+        let mut all = all.chain(leases);
         let first = all.next()?;
         Some(first.with_others(all.collect()))
     }
@@ -227,9 +246,11 @@ impl Group {
 /// # Errors
 /// [`Error::Closed`](crate::Error::Closed) and [`Error::Poisoned`](crate::Error::Poisoned); nothing
 /// was written then.
+#[allow(clippy::too_many_arguments, reason = "all that one commit is")]
 pub(crate) fn attempt(
     store: &Inner,
     shares: &mut [&mut dyn Share],
+    leases: &mut Option<LeaseTerms>,
     terms: Option<&Terms>,
     actor: Option<&Actor>,
     room: Room<'_>,
@@ -238,6 +259,7 @@ pub(crate) fn attempt(
 ) -> Result<Attempt> {
     let durable = store.durable()?;
     let writes: usize = shares.iter().map(|share| share.writes()).sum();
+    let writes = writes + leases.as_ref().map_or(0, LeaseTerms::writes);
     let claim = terms.and_then(|terms| terms.claim.as_ref());
     let before = *verdict;
     let (mut locked, mut claimed) = loop {
@@ -248,8 +270,13 @@ pub(crate) fn attempt(
             verdict.rests_on = verdict.rests_on.max(record.metadata.version.get());
             return Ok(Attempt::Replayed(record));
         }
+        let leases = lock_leases(store, leases, &locked);
         for share in &mut locked {
-            share.decide(verdict);
+            share.decide(leases.as_ref(), verdict);
+        }
+        if let Some(mut leases) = leases {
+            leases.decide(None, verdict);
+            locked.push(Box::new(leases));
         }
         for share in &mut locked {
             share.lock_unique(verdict);
@@ -303,6 +330,22 @@ pub(crate) fn attempt(
         store.ids.landed(claim, stamp, durable);
     }
     Ok(Attempt::Landed(Some(stamp)))
+}
+
+/// Locks the leases that the commit names, and those of the keys that it writes: behind the stripes
+/// of the keys, because nobody takes a lease of a key without its stripe.
+fn lock_leases<'a>(
+    store: &'a Inner,
+    leases: &'a mut Option<LeaseTerms>,
+    locked: &[Box<dyn Locked + '_>],
+) -> Option<LockedLeases<'a>> {
+    let all = leases.is_some();
+    let written: Vec<_> = locked.iter().flat_map(|share| share.leases(all)).collect();
+    if written.is_empty() && !all {
+        return None;
+    }
+    let leases = leases.get_or_insert_with(|| LeaseTerms::new(&store.leases));
+    Some(leases.lock(store, written))
 }
 
 /// Writes the record: the names that the log does not know yet, then the writes.

@@ -32,6 +32,7 @@
 //! - **G4 A conflict explains itself.**
 //! - **G6 No accidental overwrite.** A write without a condition does not compile.
 //! - **G7 Bounded and fair retry** in [`update`](Collection::update) and its kin.
+//! - **G8 Leases fence**; see [`Collection::lease`].
 //! - **G9 The feed is complete or says so**; see [`feed`].
 //! - **G10 Bad bytes are found, never served.**
 //! - **G11 I/O failure loses nothing acknowledged.**
@@ -67,6 +68,7 @@ mod batch;
 mod merging;
 mod update;
 mod transact;
+mod lease;
 mod commit;
 mod group;
 mod ids;
@@ -112,6 +114,7 @@ pub use entity::{Actor, Entity, Metadata};
 pub use error::{Error, Limit, Outcome, Result};
 pub use history::HistoryEntry;
 pub use key::{AsKey, AsPrefix, Key};
+pub use lease::{Lease, LeaseFuture, LeaseInfo, ReleaseLease, RenewLease, TakeLease};
 pub use merging::{Merge, MergeFuture};
 pub use options::{Durability, Limits, RetryPolicy, StoreBuilder};
 pub use precondition::{Precondition, Predicate, decide};

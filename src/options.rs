@@ -79,6 +79,12 @@ pub struct Limits {
     /// commits make way. A store in memory does not encode, so it counts what lies within a value
     /// but not what it points to.
     pub feed_bytes: usize,
+    /// Leases of the store; 65,536 by default.
+    pub leases: usize,
+    /// The longest time that a lease is taken or renewed for; 24 hours by default.
+    pub lease_ttl: Duration,
+    /// Bytes of the reason of a lease; 256 by default.
+    pub lease_reason_bytes: usize,
 }
 
 impl Default for Limits {
@@ -100,6 +106,9 @@ impl Default for Limits {
             operation_id_age: Duration::from_secs(24 * 3_600),
             feed: 65_536,
             feed_bytes: 64 << 20,
+            leases: 65_536,
+            lease_ttl: Duration::from_secs(24 * 3_600),
+            lease_reason_bytes: 256,
         }
     }
 }
@@ -126,6 +135,9 @@ impl Limits {
             Limit::OperationIdBytes => self.operation_id_bytes,
             Limit::BatchWrites => self.batch_writes,
             Limit::History => HISTORY_MAX as usize,
+            Limit::Leases => self.leases,
+            Limit::LeaseMillis => usize::try_from(self.lease_ttl.as_millis()).unwrap_or(usize::MAX),
+            Limit::LeaseReasonBytes => self.lease_reason_bytes,
         };
         if actual <= allowed {
             return Ok(());

@@ -8,21 +8,32 @@ use std::sync::Arc;
 use crate::codec::{Codec, Encoding};
 use crate::collection::CollectionState;
 use crate::ids::{IdCodec, IdRecord};
-use crate::key::KeyType;
+use crate::key::{Key, KeyType};
+use crate::lease::{EntryKey, Hold, HoldCodec};
 use crate::map::Map;
 
 const FIRST: u32 = u32::MAX - 15;
 
 const IDS: u32 = FIRST;
 
+const LEASES: u32 = FIRST + 1;
+
+/// So many leases are remembered that have ended, so that who comes late is told how.
+const ENDED_LEASES: usize = 4_096;
+
 pub(crate) struct Reserved {
     /// What landed writes with operation ids left behind.
     pub(crate) ids: Arc<CollectionState<IdRecord>>,
+    /// What keys are leased.
+    pub(crate) leases: Arc<CollectionState<Hold>>,
 }
 
 impl Reserved {
     pub(crate) fn new(stripes: usize) -> Reserved {
-        Reserved { ids: create(IDS, "$ids", stripes, IdCodec) }
+        Reserved {
+            ids: create::<Vec<u8>, _>(IDS, "$ids", (stripes, 0), IdCodec),
+            leases: create::<EntryKey, _>(LEASES, "$leases", (stripes, ENDED_LEASES), HoldCodec),
+        }
     }
 }
 
@@ -31,14 +42,14 @@ pub(crate) fn is_reserved(id: u32) -> bool {
     id >= FIRST
 }
 
-fn create<V: 'static>(
+fn create<K: Key, V: 'static>(
     id: u32,
     name: &str,
-    stripes: usize,
+    (stripes, deletions): (usize, usize),
     codec: impl Codec<V>,
 ) -> Arc<CollectionState<V>> {
     // Its codec is the crate's own, and is tested to read back what it writes.
-    let (keys, encoding) = (KeyType::of::<Vec<u8>>(), Encoding::new(1, Arc::new(codec), true));
-    let map = Map::new(id.into(), stripes, 0, 0);
+    let (keys, encoding) = (KeyType::of::<K>(), Encoding::new(1, Arc::new(codec), true));
+    let map = Map::new(id.into(), stripes, deletions, 0);
     Arc::new(CollectionState::new(id, name, keys, map, encoding, 0, None))
 }

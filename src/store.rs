@@ -12,15 +12,17 @@ use serde::de::DeserializeOwned;
 use crate::admin::{self, Copied};
 use crate::clock::{Clock, Timestamp};
 use crate::codec::Encoding;
-use crate::collection::{Collection, CollectionState};
+use crate::collection::{Collection, CollectionState, is_collection_name};
 use crate::contention::{Contention, Tally};
 use crate::declare::CollectionBuilder;
 use crate::disk::Disk;
+use crate::entity::Metadata;
 use crate::error::{Error, Limit, Result};
 use crate::feed::{Catalog, Past, Publisher};
 use crate::ids::Ids;
 use crate::journal::{Counter, Journal};
 use crate::key::{Key, KeyType};
+use crate::lease::{Hold, Leases};
 use crate::log::Log;
 use crate::map::Map;
 use crate::migration::{Migration, check_codec};
@@ -62,6 +64,7 @@ pub(crate) struct Inner {
     pub(crate) turns: Turns,
     pub(crate) ids: Ids,
     pub(crate) contention: Tally,
+    pub(crate) leases: Leases,
     pub(crate) random: Mutex<fastrand::Rng>,
     closed: AtomicBool,
     stripes: usize,
@@ -155,7 +158,9 @@ impl Store {
         service.attach(&log);
         let registry = Registry::new(contents);
         let reserved = Reserved::new(builder.stripes);
-        open_reserved(&registry, &reserved.ids, &builder.limits)?;
+        open_reserved(&registry, &reserved.ids, &builder.limits, |_, _| ())?;
+        let adapt = Hold::lasting_from(&*builder.clock, time);
+        open_reserved(&registry, &reserved.leases, &builder.limits, adapt)?;
         // The log is counted by segments.
         let after = builder.snapshot_after.max(builder.segment_size.bytes);
         let rate = builder.snapshot_rate;
@@ -198,6 +203,7 @@ impl Store {
             turns: Turns::new(),
             ids,
             contention: Tally::new(),
+            leases: Leases::new(reserved.leases),
             random: Mutex::new(Level::Alone("random numbers"), random),
             closed: AtomicBool::new(false),
             stripes,
@@ -206,7 +212,7 @@ impl Store {
             snapshots,
             lock: Mutex::new(Level::Alone("lock of the directory"), lock),
         };
-        Store { inner: Arc::new(inner) }
+        Store { inner: Leases::watch(Arc::new(inner)) }
     }
 
     /// The collection of this name, in the default codec and with schema number 1: short for
@@ -288,12 +294,13 @@ impl Store {
         let map = Map::new(id.into(), stripes, deletions, history_or_kept as usize);
         let mut state = CollectionState::new(id, name, keys, map, encoding, history_or_kept, kept);
         state.unique = Unique::all(id, unique, stripes);
+        state.leases = inner.leases.count_of(name);
         let stored = stored.unwrap_or_default();
         let entry = state.entry();
         let mut migrated = None;
         let under_way = match migration {
             None => {
-                state.load(&inner.limits, &stored)?;
+                state.load(&inner.limits, &stored, |_, _| ())?;
                 None
             }
             Some((migration, under_way)) => {
@@ -583,10 +590,11 @@ fn open_reserved<V: Send + Sync + 'static>(
     registry: &Mutex<Registry>,
     collection: &Arc<CollectionState<V>>,
     limits: &Limits,
+    adapt: impl Fn(&Metadata, &mut V) + Sync,
 ) -> Result<()> {
     let name = collection.name.as_ref().to_owned();
     let stored = registry.lock().stored.remove(&collection.id);
-    collection.load(limits, &stored.unwrap_or_default())?;
+    collection.load(limits, &stored.unwrap_or_default(), adapt)?;
     let open = Open {
         state: Arc::clone(collection) as Arc<dyn Any + Send + Sync>,
         types: String::new(),
@@ -631,10 +639,4 @@ impl Catalog for Mutex<Registry> {
     fn opened(&self, name: &str) -> Option<Arc<dyn Any + Send + Sync>> {
         self.lock().open.get(name).map(|open| Arc::clone(&open.state))
     }
-}
-
-/// 1 to 64 characters of `a-z`, `0-9`, `_` and `-`.
-pub(crate) fn is_collection_name(name: &str) -> bool {
-    let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
-    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
 }

@@ -12,6 +12,7 @@ use crate::collection::Collection;
 use crate::entity::{Actor, Entity};
 use crate::error::Result;
 use crate::key::{AsKey, Key};
+use crate::lease::Lease;
 use crate::map::KeyBuf;
 use crate::options::RetryPolicy;
 use crate::retry::{self, Driven};
@@ -53,6 +54,7 @@ pub struct Update<'a, K, V, F, M> {
     change: F,
     actor: Option<Actor>,
     operation_id: Option<String>,
+    lease: Option<Lease>,
     policy: RetryPolicy,
     method: PhantomData<fn() -> M>,
 }
@@ -144,8 +146,8 @@ impl<'a, K: Key, V: Send + Sync + 'static, F, M> Update<'a, K, V, F, M> {
     fn new(collection: &'a Collection<K, V>, key: impl AsKey<K>, change: F) -> Self {
         let key = key.with_bytes(|key| KeyBuf::from(key));
         let policy = collection.store.retry.clone();
-        let (actor, operation_id, method) = (None, None, PhantomData);
-        Update { collection, key, change, actor, operation_id, policy, method }
+        let (actor, operation_id, lease, method) = (None, None, None, PhantomData);
+        Update { collection, key, change, actor, operation_id, lease, policy, method }
     }
 
     /// Names the writer; see [`Entity::written_by`].
@@ -159,6 +161,12 @@ impl<'a, K: Key, V: Send + Sync + 'static, F, M> Update<'a, K, V, F, M> {
     /// here it stands for the key alone, and the value is remembered with it.
     pub fn operation_id(mut self, id: impl Into<String>) -> Self {
         self.operation_id = Some(id.into());
+        self
+    }
+
+    /// Relies on a lease of the key; see [`Write::holding`](crate::Write::holding).
+    pub fn holding(mut self, lease: &Lease) -> Self {
+        self.lease = Some(lease.clone());
         self
     }
 
@@ -189,9 +197,9 @@ where
     }
 
     fn into_run(self) -> (&'a Inner, Run<'a, V, F, M>, RetryPolicy) {
-        let Update { collection, key, change, actor, operation_id, policy, .. } = self;
+        let Update { collection, key, change, actor, operation_id, lease, policy, .. } = self;
         let Collection { store, state, .. } = collection;
-        (store, Run::new(state, key, change, actor, operation_id), policy)
+        (store, Run::new(state, key, change, actor, operation_id, lease), policy)
     }
 }
 

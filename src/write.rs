@@ -16,6 +16,7 @@ use crate::conflict::Effort;
 use crate::entity::{Actor, Entity};
 use crate::error::{Limit, Result};
 use crate::key::{AsKey, Key, key_buf};
+use crate::lease::Lease;
 use crate::options::Limits;
 use crate::precondition::Precondition;
 use crate::retry::{self, Driven};
@@ -286,6 +287,26 @@ impl<'a, K, V, O, C> Write<'a, K, V, O, C> {
     /// ```
     pub fn operation_id(mut self, id: impl Into<String>) -> Self {
         self.request.set_operation_id(id.into());
+        self
+    }
+
+    /// Relies on a lease of the key: the write is refused as [`Fenced`](crate::Reason::Fenced) if
+    /// that has expired, was given back or was taken over, at the instant that it would take
+    /// effect (G8). See [`Collection::lease`]. It is no condition on the entity.
+    ///
+    /// ```
+    /// let store = ifmatch::Store::in_memory();
+    /// let shifts = store.collection::<String, u32>("shifts")?;
+    /// let lease = shifts.lease("s-17").commit()?;
+    /// shifts.create("s-17", 8).holding(&lease).commit()?;
+    /// lease.release().commit()?;
+    /// let late = shifts.put("s-17", 9).unconditional().holding(&lease).commit();
+    /// let late = late.unwrap_err().to_string();
+    /// assert!(late.contains("is not held by lease 1 any more: it was given back"), "{late}");
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn holding(mut self, lease: &Lease) -> Self {
+        self.request.set_lease(lease.clone());
         self
     }
 

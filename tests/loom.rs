@@ -486,3 +486,64 @@ fn g5_of_two_writes_with_one_id_one_lands() {
         assert_eq!(*words.get(1).unwrap().unwrap(), 1);
     });
 }
+
+/// Catches: a write that is under way when its key is leased, and lands after the lease has been
+/// acknowledged; a lease that a writer does not see because nobody had one when it began.
+#[test]
+fn g8_nobody_writes_a_key_after_it_was_leased() {
+    model(3, || {
+        let store = builder().in_memory();
+        let (words, other) = (words(&store), words(&store));
+        let stranger = thread::spawn(move || match other.create(1, 1).commit() {
+            Ok(landed) => Some(landed.version()),
+            Err(Error::Conflict(refused)) => {
+                assert_eq!(refused.reason(), Reason::Locked);
+                None
+            }
+            Err(error) => panic!("{error}"),
+        });
+        let lease = words.lease(1).commit().unwrap();
+        let seen = words.get(1).unwrap().map(|word| word.version());
+        let landed = stranger.join().unwrap();
+        assert_eq!(landed, seen, "it was there when the lease was acknowledged, or never");
+        assert!(landed.is_none_or(|landed| landed < lease.token()));
+        assert!(words.put(1, 2).unconditional().holding(&lease).commit().is_ok());
+    });
+}
+
+/// Catches: a holder whose lease expires while it writes, and who lands after somebody else has
+/// taken the key over.
+#[test]
+fn g8_of_two_holders_the_earlier_is_fenced() {
+    model(3, || {
+        let clock = Arc::new(ManualClock::new(UNIX_EPOCH));
+        let store = Store::builder().stripes(1).seed(1).clock(clock.clone()).in_memory();
+        let (words, late) = (words(&store), words(&store));
+        let first = words.lease(1).commit().unwrap();
+        let late = thread::spawn(move || {
+            let write = late.put(1, 1).unconditional().holding(&first).commit();
+            write.ok().map(|landed| landed.version())
+        });
+        clock.advance(std::time::Duration::from_secs(30));
+        let second = words.lease(1).commit().unwrap();
+        let late = late.join().unwrap();
+        assert!(late.is_none_or(|late| late < second.token()));
+        assert_eq!(words.get(1).unwrap().map(|word| word.version()), late);
+    });
+}
+
+/// Catches: a refusal for a lease that a power cut could still take back.
+#[test]
+fn g3_a_refusal_for_a_lease_is_withheld_until_that_is_durable() {
+    model(2, || {
+        let (disk, store) = on_disk();
+        let (words, other) = (words(&store), words(&store));
+        let holder = thread::spawn(move || other.lease(1).by("MARKED").commit().unwrap());
+        if let Err(refused) = words.create(1, 1).commit() {
+            assert!(refused.is_conflict());
+            let left = disk.power_cut(0).read("00000000000000000001.log").unwrap();
+            assert!(left.windows(6).any(|bytes| bytes == b"MARKED"));
+        }
+        holder.join().unwrap();
+    });
+}

@@ -11,13 +11,13 @@ use crate::admin::place;
 use crate::admin::report::Dumped;
 use crate::clock::Timestamp;
 use crate::codec::Json;
+use crate::collection::is_collection_name;
 use crate::disk::Disk;
 use crate::entity::Actor;
 use crate::error::{Error, Result};
 use crate::progress::OnProgress;
 use crate::record::CatalogEntry;
 use crate::recovery::Stored;
-use crate::store::is_collection_name;
 
 /// Keys of this kind are text in a dump.
 pub(super) const TEXT_KEYS: &str = "string";

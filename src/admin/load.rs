@@ -11,6 +11,7 @@ use crate::admin::place;
 use crate::admin::report::Written;
 use crate::clock::Timestamp;
 use crate::codec::Json;
+use crate::collection::is_collection_name;
 use crate::conflict::Deletion;
 use crate::disk::Disk;
 use crate::entity::{Actor, Metadata};
@@ -20,7 +21,6 @@ use crate::map::KeyBuf;
 use crate::options::HISTORY_MAX;
 use crate::record::CatalogEntry;
 use crate::recovery::{Contents, Stored};
-use crate::store::is_collection_name;
 use crate::version::Version;
 
 /// Reads all lines before anything is written.

@@ -2,8 +2,8 @@
 
 use percent_encoding::percent_decode_str;
 
+use crate::collection::is_collection_name;
 use crate::http::{Problem, ProblemReason};
-use crate::store::is_collection_name;
 
 /// The most bytes of a key.
 const KEY_BYTES: usize = 512;

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::collection::CollectionState;
 use crate::commit::{Change, Landed, Preconditions, Refused, Written, payload_at_most};
-use crate::conflict::{Conflict, Effort, Held, Reason};
+use crate::conflict::{Conflict, Effort, HeldKey, Reason};
 use crate::entity::{Actor, Record};
 use crate::error::Result;
 use crate::feed;
 use crate::group::unique::{Changes, LockedEntries, Lookups, Taken, is_same};
 use crate::group::{Locked, Share, Verdict};
 use crate::ids::First;
+use crate::lease::{Barred, LockedLeases, entry_key};
 use crate::log::Stamp;
 use crate::map::{Garbage, Install, KeyBuf, Keys, LockedStripe, State, is_empty};
 use crate::precondition::Precondition;
@@ -43,6 +44,8 @@ pub(crate) struct Item<V> {
     /// The conditions that were named.
     pub(crate) conditions: Preconditions,
     pub(crate) change: Option<Change<V>>,
+    /// A lease of the key is taken: its stripe is locked as if it were written.
+    pub(crate) leased: bool,
     /// What the landed change came to.
     pub(crate) written: Option<Written<V>>,
 }
@@ -56,9 +59,10 @@ pub(crate) struct Scan {
 struct RefusedItem<V> {
     key: KeyBuf,
     unmet: Precondition,
+    barred: Option<Box<Barred>>,
     /// What the decision was taken on. `None` if that was the key's being there at all.
     newest: Option<State<V>>,
-    held: Option<Held>,
+    held: Option<HeldKey>,
 }
 
 impl<V: Send + Sync + 'static> Members<V> {
@@ -87,6 +91,7 @@ impl<V: Send + Sync + 'static> Members<V> {
             seen: None,
             conditions: Preconditions::new(),
             change: None,
+            leased: false,
             written: None,
         })
     }
@@ -113,8 +118,41 @@ impl<V: Send + Sync + 'static> Members<V> {
         rests_on: u64,
         decided_at: Timestamp,
     ) -> Option<Refused<V>> {
-        let RefusedItem { unmet, newest, held, .. } = self.refused.drain(..).next()?;
-        Some(Refused { unmet, newest: newest?, decided_at, rests_on, held })
+        let RefusedItem { unmet, barred, newest, held, .. } = self.refused.drain(..).next()?;
+        Some(Refused { unmet, newest: newest?, decided_at, rests_on, held, barred })
+    }
+
+    /// The keys that are written.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = &KeyBuf> {
+        self.items.iter().filter(|(_, item)| item.change.is_some()).map(|(key, _)| key)
+    }
+
+    /// As [`Share::lock`].
+    pub(crate) fn lock_members(&mut self) -> LockedMembers<'_, V> {
+        let Members { collection, items, scans, lookups, holders, refused, .. } = self;
+        let (garbage, index_garbage) = (&mut self.garbage, &mut self.index_garbage);
+        // Of a round before this one.
+        refused.clear();
+        let map = &collection.map;
+        let mut wanted = BTreeMap::new();
+        for item in items.values() {
+            *wanted.entry(map.stripe_of(item.hash)).or_insert(false) |= item.is_exclusive();
+        }
+        let lock = |(index, for_writing)| Some((index, map.lock_stripe(index, for_writing)?));
+        let stripes = wanted.into_iter().filter_map(lock).collect();
+        LockedMembers {
+            collection,
+            items,
+            scans,
+            lookups,
+            holders,
+            refused,
+            garbage,
+            index_garbage,
+            stripes,
+            entries: None,
+            keys: None,
+        }
     }
 
     /// The values that the commit is to leave, with their keys.
@@ -145,6 +183,11 @@ impl<V> Item<V> {
         }
     }
 
+    /// Whether nobody else may write the key, or lease it, at the same time.
+    fn is_exclusive(&self) -> bool {
+        self.change.is_some() || self.leased
+    }
+
     /// The first condition that does not hold. What was read comes first: all else may have been
     /// made from it.
     fn decide(&self, newest: &State<V>, verdict: &mut Verdict) -> Option<Precondition> {
@@ -173,7 +216,8 @@ impl<V> RefusedItem<V> {
             (None, Some(goes)) => (&goes.value, Precondition::Exists),
             (None, None) => return None,
         };
-        Some(RefusedItem { key: key.clone(), unmet, newest: None, held: None })
+        let (key, barred, newest, held) = (key.clone(), None, None, None);
+        Some(RefusedItem { key, unmet, barred, newest, held })
     }
 }
 
@@ -230,7 +274,8 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
             vacant |= matches!(seen, State::Vacant);
             if newest.version() != seen.version() {
                 let (key, unmet) = (key.clone(), expectation(seen));
-                refused.push(RefusedItem { key, unmet, newest: Some(newest), held: None });
+                let newest = Some(newest);
+                refused.push(RefusedItem { key, unmet, barred: None, newest, held: None });
                 return None;
             }
         }
@@ -249,12 +294,8 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
         }
         let keys = map.keys().read();
         if let Some(key) = scans.iter().find_map(|scan| newcomer(&keys, scan, items)) {
-            refused.push(RefusedItem {
-                key,
-                unmet: Precondition::Absent,
-                newest: None,
-                held: None,
-            });
+            let (unmet, barred, held) = (Precondition::Absent, None, None);
+            refused.push(RefusedItem { key, unmet, barred, newest: None, held });
             return None;
         }
         Some(if vacant { since.max(map.keys().removed_at()) } else { since })
@@ -270,34 +311,11 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
         let first = self.items.keys().next().cloned();
         let key = first.unwrap_or_else(|| KeyBuf::from(&[][..]));
         let unmet = Precondition::Exists;
-        self.refused.push(RefusedItem { key, unmet, newest: None, held: None });
+        self.refused.push(RefusedItem { key, unmet, barred: None, newest: None, held: None });
     }
 
     fn lock(&mut self) -> Box<dyn Locked + '_> {
-        let Members { collection, items, scans, lookups, holders, refused, .. } = self;
-        let (garbage, index_garbage) = (&mut self.garbage, &mut self.index_garbage);
-        // Of a round before this one.
-        refused.clear();
-        let map = &collection.map;
-        let mut wanted = BTreeMap::new();
-        for item in items.values() {
-            *wanted.entry(map.stripe_of(item.hash)).or_insert(false) |= item.change.is_some();
-        }
-        let lock = |(index, for_writing)| Some((index, map.lock_stripe(index, for_writing)?));
-        let stripes = wanted.into_iter().filter_map(lock).collect();
-        Box::new(LockedMembers {
-            collection,
-            items,
-            scans,
-            lookups,
-            holders,
-            refused,
-            garbage,
-            index_garbage,
-            stripes,
-            entries: None,
-            keys: None,
-        })
+        Box::new(self.lock_members())
     }
 
     fn lost_at(&self) -> Option<Place> {
@@ -322,12 +340,12 @@ impl<V: Send + Sync + 'static> Share for Members<V> {
     ) -> Vec<Conflict> {
         let Members { collection, items, refused, .. } = self;
         refused.sort_by(|one, other| one.key.cmp(&other.key));
-        let conflict = |RefusedItem { key, unmet, newest, held }| {
+        let conflict = |RefusedItem { key, unmet, barred, newest, held }| {
             let map = &collection.map;
             let newest = newest.unwrap_or_else(|| map.newest(map.hash(&key), &key));
             let change = items.get_mut(&key).and_then(|item| item.change.take());
             let rests_on = newest.version();
-            let refused = Refused { unmet, newest, decided_at, rests_on, held };
+            let refused = Refused { unmet, newest, decided_at, rests_on, held, barred };
             refused.into_conflict(store, collection, &key, change, effort)
         };
         refused.drain(..).map(conflict).collect()
@@ -340,7 +358,7 @@ fn newcomer<V>(keys: &Keys<'_>, scan: &Scan, items: &BTreeMap<KeyBuf, Item<V>>) 
     keys.range(scan.bounds()).find(|key| !known(key)).cloned()
 }
 
-struct LockedMembers<'a, V> {
+pub(crate) struct LockedMembers<'a, V> {
     collection: &'a CollectionState<V>,
     items: &'a mut BTreeMap<KeyBuf, Item<V>>,
     scans: &'a [Scan],
@@ -397,8 +415,18 @@ impl<V: Send + Sync + 'static> LockedMembers<'_, V> {
         if self.refused.iter().all(|refused| refused.key != claim.by) {
             let (held, newest) = (claim.held(self.collection), Some(newest));
             let (key, unmet) = (claim.by, Precondition::Unconditional);
-            self.refused.push(RefusedItem { key, unmet, newest, held });
+            self.refused.push(RefusedItem { key, unmet, barred: None, newest, held });
         }
+    }
+
+    /// As [`newest`](LockedMembers::newest), of a key that was taken up.
+    pub(crate) fn newest_at(&self, key: &KeyBuf) -> &State<V> {
+        self.items.get(key).map_or(&State::Vacant, |item| self.newest(key, item))
+    }
+
+    /// What is to be written at a key.
+    pub(crate) fn change_at(&mut self, key: &KeyBuf) -> Option<&mut Change<V>> {
+        self.items.get_mut(key)?.change.as_mut()
     }
 
     /// Keys that come to have an entity.
@@ -410,12 +438,27 @@ impl<V: Send + Sync + 'static> LockedMembers<'_, V> {
 }
 
 impl<V: Send + Sync + 'static> Locked for LockedMembers<'_, V> {
-    fn decide(&mut self, verdict: &mut Verdict) {
+    fn leases(&self, all: bool) -> Vec<KeyBuf> {
+        // Whoever has taken a lease of one of the keys had its stripe, and has raised this before
+        // it let go: so it is seen under the same lock, whatever the ordering.
+        if !all && self.collection.leases.load(Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        let exclusive = self.items.iter().filter(|(_, item)| item.is_exclusive());
+        exclusive.map(|(key, _)| entry_key(&self.collection.name, key)).collect()
+    }
+
+    fn decide(&mut self, leases: Option<&LockedLeases<'_>>, verdict: &mut Verdict) {
         for (key, item) in &*self.items {
             let newest = self.newest(key, item);
-            if let Some(unmet) = item.decide(newest, verdict) {
-                let newest = Some(newest.clone());
-                self.refused.push(RefusedItem { key: key.clone(), unmet, newest, held: None });
+            let exclusive = leases.filter(|_| item.is_exclusive());
+            let barred = exclusive.and_then(|leases| leases.bar(&self.collection.name, key));
+            verdict.unmet |= barred.is_some();
+            let unmet = item.decide(newest, verdict);
+            if barred.is_some() || unmet.is_some() {
+                let (key, newest) = (key.clone(), Some(newest.clone()));
+                let unmet = unmet.unwrap_or(Precondition::Unconditional);
+                self.refused.push(RefusedItem { key, unmet, barred, newest, held: None });
             }
         }
     }
@@ -450,7 +493,13 @@ impl<V: Send + Sync + 'static> Locked for LockedMembers<'_, V> {
             if let Some(key) = newcomer(&guard, scan, self.items) {
                 verdict.moved = true;
                 let unmet = Precondition::Absent;
-                self.refused.push(RefusedItem { key, unmet, newest: None, held: None });
+                self.refused.push(RefusedItem {
+                    key,
+                    unmet,
+                    barred: None,
+                    newest: None,
+                    held: None,
+                });
             }
         }
         self.keys = Some(guard);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::collection::CollectionState;
-use crate::conflict::{Deletion, Held};
+use crate::conflict::{Deletion, HeldKey};
 use crate::entity::Record;
 use crate::group::Verdict;
 use crate::log::Stamp;
@@ -49,9 +49,9 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    pub(super) fn held<V: 'static>(&self, collection: &CollectionState<V>) -> Option<Held> {
+    pub(super) fn held<V: 'static>(&self, collection: &CollectionState<V>) -> Option<HeldKey> {
         let index = Arc::clone(&collection.unique.get(self.index)?.name);
-        Some(Held { index, holder: collection.text(&self.holder), within: self.within })
+        Some(HeldKey { index, holder: collection.text(&self.holder), within: self.within })
     }
 }
 

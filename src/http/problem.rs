@@ -1,6 +1,6 @@
 //! Refusals as problem documents (RFC 9457): `application/problem+json`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ::http::header::{self, HeaderValue};
 use ::http::{Response, StatusCode};
@@ -61,10 +61,16 @@ struct Members {
     /// Where it differs from what the caller relied on: JSON Pointers.
     #[serde(skip_serializing_if = "Option::is_none")]
     changed: Option<Vec<String>>,
+    /// Who holds a lease, and until when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<String>,
+    /// Who holds the key of the index.
     #[serde(skip_serializing_if = "Option::is_none")]
-    holder: Option<Holder>,
+    held_by: Option<Holder>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,7 +130,9 @@ impl Problem {
             current: None,
             changed: None,
             index: None,
+            held_by: None,
             holder: None,
+            expires_at: None,
             outcome: None,
             retry: advice(reason),
             allow: None,
@@ -259,6 +267,10 @@ impl Problem {
             Retry::Refetch(pause) => Advice { advice: "refetch", after_ms: Some(millis(pause)) },
             Retry::After(wait) => after(wait),
         });
+        if let Some(lease) = conflict.lease() {
+            self.0.holder = lease.holder().map(str::to_owned);
+            self.0.expires_at = Some(time(lease.expires_at()));
+        }
         if let Some(at) = conflict.current_metadata() {
             let value = conflict.current::<Document>();
             let value = value.as_deref().and_then(Document::raw).map(ToOwned::to_owned);
@@ -267,7 +279,7 @@ impl Problem {
         if let Some(holder) = conflict.holder() {
             // What is current is the holder, which is another entity than the one at `key`.
             let (key, current) = (holder.to_owned(), self.0.current.take());
-            self.0.holder = Some(Holder { key, current });
+            self.0.held_by = Some(Holder { key, current });
             self.0.index = conflict.index().map(str::to_owned);
         }
         if let Precondition::Exists | Precondition::Matches(_) | Precondition::MatchesAny(_) =
@@ -323,10 +335,14 @@ impl Current {
             version: at.version().get(),
             etag: EntityTag { lineage, version: at.version() }.to_string(),
             written_by: at.written_by().map(str::to_owned),
-            written_at: humantime::format_rfc3339_millis(at.written_at()).to_string(),
+            written_at: time(at.written_at()),
             value,
         }
     }
+}
+
+fn time(at: SystemTime) -> String {
+    humantime::format_rfc3339_millis(at).to_string()
 }
 
 /// The whole answer: status, headers and body.
@@ -371,7 +387,7 @@ fn reason_of(error: &Error) -> ProblemReason {
         Error::NoCondition { .. } => ProblemReason::PreconditionRequired,
         Error::KeyReused { .. } => ProblemReason::KeyReused,
         Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. }
-        | Error::Limit { limit: Limit::History, .. } => ProblemReason::Limit,
+        | Error::Limit { limit: Limit::History | Limit::Leases, .. } => ProblemReason::Limit,
         Error::Limit { .. } | Error::CollectionName(_) | Error::Encode { .. } => {
             ProblemReason::Malformed
         }
@@ -401,7 +417,11 @@ fn advice(reason: ProblemReason) -> Option<Advice> {
         // Somebody has to make space first.
         ProblemReason::DiskFull => Some(after(Duration::from_secs(60))),
         ProblemReason::Conflict(
-            Reason::StaleVersion | Reason::Deleted | Reason::Absent | Reason::WrongState,
+            Reason::StaleVersion
+            | Reason::Deleted
+            | Reason::Absent
+            | Reason::WrongState
+            | Reason::Fenced,
         ) => Some(Advice { advice: "refetch", after_ms: Some(0) }),
         _ => Some(Advice { advice: "never", after_ms: None }),
     }
@@ -460,6 +480,7 @@ mod tests {
             decided_at: Timestamp(1_793_064_600_126_456),
             proposed: None,
             effort: None,
+            barred: None,
             others: Vec::new(),
             pause,
             basis: None,
@@ -503,6 +524,39 @@ mod tests {
         assert_eq!([told(0), told(999)], [None, None]);
         assert_eq!(told(1_000).unwrap(), "1");
         assert_eq!(told(1_001).unwrap(), "2");
+    }
+
+    #[test]
+    fn g8_a_lease_in_the_way_is_told_on_the_wire() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_793_064_600);
+        let clock = Arc::new(crate::testing::ManualClock::new(start));
+        let store = crate::Store::builder().clock(clock.clone()).in_memory();
+        let rooms = store.collection::<String, u32>("rooms").unwrap();
+        let lease = rooms.lease("r1").by("ann").reason("cleaning").commit().unwrap();
+        clock.advance(Duration::from_millis(1_500));
+        let body = |error: Error| {
+            let problem =
+                Problem::from_error(&error, &Conditions::default(), StaleStatus::Conflict);
+            let response = Response::from(problem);
+            assert_eq!(response.status(), StatusCode::CONFLICT);
+            (response.headers().get(header::RETRY_AFTER).cloned(), response.into_body())
+        };
+        let (retry_after, locked) = body(rooms.create("r1", 1).commit().unwrap_err());
+        assert_eq!(retry_after.unwrap(), "29");
+        let expected = [
+            r#"{"type":"urn:ifmatch:locked","title":"Somebody holds a lease of the entity","#,
+            r#""status":409,"detail":"rooms/r1 is held by ann (\"cleaning\") for another 28 s, "#,
+            r#"since 1 s ago; try again then, or ask ann","reason":"locked","collection":"rooms","#,
+            r#""key":"r1","holder":"ann","expires_at":"2026-10-27T01:30:30.000Z","#,
+            r#""retry":{"advice":"after","after_ms":28500}}"#,
+        ];
+        assert_eq!(locked, expected.concat());
+        lease.release().commit().unwrap();
+        let late = rooms.create("r1", 1).holding(&lease).commit().unwrap_err();
+        let (retry_after, fenced) = body(late);
+        assert_eq!(retry_after, None);
+        assert!(fenced.contains(r#""reason":"fenced""#) && !fenced.contains("holder"), "{fenced}");
+        assert!(fenced.contains(r#""retry":{"advice":"refetch","#), "{fenced}");
     }
 
     #[test]

@@ -97,6 +97,8 @@ impl ProblemReason {
             ProblemReason::Conflict(Reason::Contended) => "The entity keeps changing",
             ProblemReason::Conflict(Reason::WrongState) => "The entity is in another state",
             ProblemReason::Conflict(Reason::Duplicate) => "The value is another entity's",
+            ProblemReason::Conflict(Reason::Locked) => "Somebody holds a lease of the entity",
+            ProblemReason::Conflict(Reason::Fenced) => "The lease has ended",
             ProblemReason::WrongState => "The resource is in another state",
             ProblemReason::PreconditionRequired => "A write needs a condition",
             ProblemReason::Malformed => "The request is malformed",
@@ -121,6 +123,7 @@ impl ProblemReason {
             ProblemReason::Conflict(Reason::Contended | Reason::WrongState | Reason::Duplicate) => {
                 StatusCode::CONFLICT
             }
+            ProblemReason::Conflict(Reason::Locked | Reason::Fenced) => StatusCode::CONFLICT,
             ProblemReason::Conflict(_) => stale.code(),
             ProblemReason::WrongState | ProblemReason::Limit => StatusCode::CONFLICT,
             ProblemReason::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,

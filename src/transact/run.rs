@@ -54,7 +54,7 @@ where
         let store = retrying.store;
         let name = self.actor.as_ref().map_or(0, |actor| actor.as_str().len());
         store.limits.check(Limit::ActorBytes, name, || "a transaction".to_owned())?;
-        let terms = Terms { claim: self.claim(store)? };
+        let terms = Terms { claim: self.claim(store)?, held: None };
         if let Some(claim) = &terms.claim
             && let Some(record) = store.ids.find(claim, store.now())
         {

@@ -10,6 +10,7 @@ use crate::entity::{Entity, Record};
 use crate::error::{Error, Limit, Result};
 use crate::group::{Group, Item, Members, Scan, Verdict};
 use crate::key::{AsKey, AsPrefix, Key, key_buf};
+use crate::lease::Lease;
 use crate::map::{KeyBuf, State};
 use crate::precondition::Precondition;
 use crate::store::Inner;
@@ -262,6 +263,20 @@ impl<'s> Transaction<'s> {
 }
 
 impl Transaction<'_> {
+    /// Relies on a lease: the transaction is refused as [`Fenced`](crate::Reason::Fenced) if that
+    /// has ended at the commit. Its key may be written then; it need not be. See
+    /// [`Write::holding`](crate::Write::holding).
+    ///
+    /// # Errors
+    /// [`Error::OtherStore`] and [`Error::Limit`].
+    pub fn holding(&mut self, lease: &Lease) -> Result<()> {
+        self.reads += 1;
+        let place = || "a transaction".to_owned();
+        self.store.limits.check(Limit::TransactionKeys, self.reads, place)?;
+        self.group.leases(self.store).rely_on(lease.held_in(self.store)?);
+        Ok(())
+    }
+
     /// Whether the closure may go on.
     pub(super) fn go_on<K, V>(&self, collection: &Collection<K, V>) -> Result<()> {
         self.store.durable()?;

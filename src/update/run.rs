@@ -10,6 +10,7 @@ use crate::commit::{Attempt, Prepared, Refused, Written};
 use crate::entity::{Actor, Entity, Record};
 use crate::error::{Error, Limit, Result};
 use crate::ids::{Claim, IdRecord};
+use crate::lease::Lease;
 use crate::log::Room;
 use crate::map::{Garbage, KeyBuf, State};
 use crate::precondition::Precondition;
@@ -38,6 +39,7 @@ pub(super) struct Run<'a, V, F, M> {
     change: F,
     actor: Option<Actor>,
     operation_id: Option<String>,
+    lease: Option<Lease>,
     method: PhantomData<fn() -> M>,
 }
 
@@ -48,9 +50,11 @@ impl<'a, V, F, M> Run<'a, V, F, M> {
         change: F,
         actor: Option<Actor>,
         operation_id: Option<String>,
+        lease: Option<Lease>,
     ) -> Self {
         let hash = collection.map.hash(&key);
-        Run { collection, key, hash, change, actor, operation_id, method: PhantomData }
+        let method = PhantomData;
+        Run { collection, key, hash, change, actor, operation_id, lease, method }
     }
 }
 
@@ -113,6 +117,9 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
             let value = prepared.encoded(store, collection, key)?.into();
             prepared.claim(store, claim.with_value(value));
         }
+        if let Some(lease) = &self.lease {
+            prepared.hold(lease.for_key(store, collection, key)?);
+        }
         let payload = prepared.payload;
         Ok(Phase::Write { prepared, payload })
     }
@@ -150,11 +157,15 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
             return Ok(Phase::nothing(Err(conflict.into()), rests_on));
         }
         let place = (collection.id, self.hash);
-        if let Some(phase) = retrying.after_loss(place, Some(refused.newest.clone())) {
+        if !refused.is_barred()
+            && let Some(phase) = retrying.after_loss(place, Some(refused.newest.clone()))
+        {
             collection.refused(store, &self.key, refused.reason(), true);
             return Ok(phase);
         }
-        let (change, effort) = (Some(prepared.into_change()), Some(retrying.finish()));
+        let spent = retrying.finish();
+        let effort = (!refused.is_barred()).then_some(spent);
+        let change = Some(prepared.into_change());
         let conflict = refused.into_conflict(store, collection, &self.key, change, effort);
         Ok(Phase::nothing(Err(conflict.into()), rests_on))
     }

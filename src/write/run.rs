@@ -8,6 +8,7 @@ use crate::commit::{Attempt, Preconditions, Prepared};
 use crate::entity::{Actor, Record};
 use crate::error::{Limit, Result};
 use crate::ids::{Claim, IdRecord};
+use crate::lease::Lease;
 use crate::log::Room;
 use crate::map::{Garbage, KeyBuf};
 use crate::precondition::{Precondition, Predicate};
@@ -35,13 +36,14 @@ struct Extras<'a, V> {
     /// Each with its place in the list of conditions.
     predicates: Vec<(usize, Box<Holds<'a, V>>)>,
     operation_id: Option<String>,
+    lease: Option<Lease>,
 }
 
 pub(super) type Holds<'a, V> = dyn Fn(&V) -> bool + Send + Sync + 'a;
 
 impl<V> Default for Extras<'_, V> {
     fn default() -> Self {
-        Extras { predicates: Vec::new(), operation_id: None }
+        Extras { predicates: Vec::new(), operation_id: None, lease: None }
     }
 }
 
@@ -90,6 +92,10 @@ impl<V> Request<'_, V> {
     pub(super) fn set_operation_id(&mut self, id: String) {
         self.extras.get_or_insert_default().operation_id = Some(id);
     }
+
+    pub(super) fn set_lease(&mut self, lease: Lease) {
+        self.extras.get_or_insert_default().lease = Some(lease);
+    }
 }
 
 impl<'a, V> Request<'a, V> {
@@ -133,7 +139,11 @@ impl<V: Send + Sync + 'static, O: Operation<V>> Task for Run<'_, V, O> {
                 self.request.prepare()?
             }
         };
-        if self.request.extras.is_some() {
+        if let Some(extras) = &self.request.extras {
+            if let Some(lease) = &extras.lease {
+                let Request { store, collection, key, .. } = &self.request;
+                prepared.hold(lease.for_key(store, collection, key)?);
+            }
             if let Some(record) = self.claim(&mut prepared)? {
                 return self.replay(record, prepared);
             }
@@ -186,7 +196,7 @@ impl<V: Send + Sync + 'static, O: Operation<V>> Run<'_, V, O> {
         let Some(id) = extras.as_ref().and_then(|extras| extras.operation_id.as_ref()) else {
             return Ok(None);
         };
-        if prepared.terms.is_none() {
+        if prepared.terms.as_ref().is_none_or(|terms| terms.claim.is_none()) {
             let place = || collection.place(key);
             store.limits.check(Limit::OperationIdBytes, id.len(), place)?;
             let payload = prepared.encoded(store, collection, key)?;
