@@ -264,13 +264,13 @@ pub(crate) fn attempt(
     let before = *verdict;
     let (mut locked, mut claimed) = loop {
         let mut locked: Vec<_> = shares.iter_mut().map(|share| share.lock()).collect();
+        let leases = lock_leases(store, leases, &locked);
         let claimed = claim.map(|claim| store.ids.lock(claim));
         // Before any conflict is reported (G5).
         if let Some(record) = claimed.as_ref().and_then(|claimed| claimed.found(store.now())) {
             verdict.rests_on = verdict.rests_on.max(record.metadata.version.get());
             return Ok(Attempt::Replayed(record));
         }
-        let leases = lock_leases(store, leases, &locked);
         for share in &mut locked {
             share.decide(leases.as_ref(), verdict);
         }

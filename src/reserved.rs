@@ -14,9 +14,11 @@ use crate::map::Map;
 
 const FIRST: u32 = u32::MAX - 15;
 
-const IDS: u32 = FIRST;
+/// Behind all keys that are written.
+const LEASES: u32 = u32::MAX - 1;
 
-const LEASES: u32 = FIRST + 1;
+/// Behind all that a commit may be refused for.
+const IDS: u32 = u32::MAX;
 
 /// So many leases are remembered that have ended, so that who comes late is told how.
 const ENDED_LEASES: usize = 4_096;

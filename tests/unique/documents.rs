@@ -97,7 +97,7 @@ fn g4_a_duplicate_says_everything_over_http() {
     ] {
         assert_eq!(problem[member], expected, "{member}");
     }
-    let holder = &problem["holder"];
+    let holder = &problem["held_by"];
     assert_eq!((&holder["key"], &holder["version"]), (&json!("e-1"), &json!(1)));
     assert_eq!(holder["value"], json!({"legacy_id": "L-7"}));
     assert_eq!(holder["written_by"], "import");
