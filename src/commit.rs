@@ -507,6 +507,7 @@ impl<V: Send + Sync + 'static> Refused<V> {
             decided_at,
             proposed: proposed.map(|value| Box::new(value) as Box<dyn Any + Send + Sync>),
             effort,
+            operation: None,
             pause: contention::draw(&store.random, spread),
             barred,
             others: Vec::new(),

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock::{Span, Timestamp};
 use crate::entity::{Entity, Metadata, Record};
 use crate::lease::{Barred, EXPIRY, LeaseInfo};
+use crate::operation::OperationInfo;
 use crate::precondition::Precondition;
 use crate::rebase::{Basis, say_places};
 use crate::version::{EntityTag, Lineage, Version};
@@ -33,7 +34,10 @@ pub enum Reason {
     Duplicate,
     /// Somebody else holds a lease of the key; see [`Conflict::lease`].
     Locked,
-    /// The lease that the caller relied on has expired, was given back or was taken over (G8).
+    /// An operation has the scope; see [`operation`](Conflict::operation).
+    InProgress,
+    /// The lease that the caller relied on, or the operation that it takes a step of, is not its
+    /// own any more: it has expired, ended, or was taken over (G8).
     Fenced,
 }
 
@@ -49,6 +53,7 @@ impl Reason {
             Reason::WrongState => "wrong_state",
             Reason::Duplicate => "duplicate",
             Reason::Locked => "locked",
+            Reason::InProgress => "in_progress",
             Reason::Fenced => "fenced",
         }
     }
@@ -185,6 +190,7 @@ pub struct Conflict {
     pub(crate) effort: Option<Effort>,
     /// The lease that was in the way, or was missed.
     pub(crate) barred: Option<Box<Barred>>,
+    pub(crate) operation: Option<Box<OperationInfo>>,
     /// Of a transaction: what else was refused.
     pub(crate) others: Vec<Conflict>,
     /// Drawn for this refusal, so that those who lost together do not come back together.
@@ -227,18 +233,48 @@ impl Conflict {
         lineage: Lineage,
         decided_at: Timestamp,
     ) -> Conflict {
+        let place = (collection, key);
+        let reason = barred.reason();
+        let conflict =
+            Conflict::bare(reason, Precondition::Unconditional, place, lineage, decided_at);
+        Conflict { barred: Some(barred), ..conflict }
+    }
+
+    /// A step of an operation that is not its caller's to take. `operation` is the one in the way.
+    pub(crate) fn of_operation(
+        reason: Reason,
+        collection: Arc<str>,
+        id: &str,
+        operation: Option<Box<OperationInfo>>,
+        lineage: Lineage,
+        decided_at: Timestamp,
+    ) -> Conflict {
+        let place = (collection, id.to_owned());
+        let conflict = Conflict::bare(reason, Precondition::Exists, place, lineage, decided_at);
+        Conflict { operation, ..conflict }
+    }
+
+    /// One that is about no entity.
+    fn bare(
+        reason: Reason,
+        unmet: Precondition,
+        (collection, key): (Arc<str>, String),
+        lineage: Lineage,
+        decided_at: Timestamp,
+    ) -> Conflict {
         Conflict {
-            reason: barred.reason(),
+            reason,
             collection,
             key,
             lineage,
-            unmet: Precondition::Unconditional,
+            unmet,
             current: None,
             deletion: None,
             decided_at,
             proposed: None,
             effort: None,
-            barred: Some(barred),
+            barred: None,
+            operation: None,
             others: Vec::new(),
             pause: Duration::ZERO,
             basis: None,
@@ -333,6 +369,13 @@ impl Conflict {
         proposed.downcast::<V>().ok().map(|value| *value)
     }
 
+    /// The operation that has the scope, of the reason [`InProgress`](Reason::InProgress); the one
+    /// whose holder the caller is not, of the reason [`Fenced`](Reason::Fenced). See
+    /// [`Store::operations`](crate::Store::operations).
+    pub fn operation(&self) -> Option<&OperationInfo> {
+        self.operation.as_deref()
+    }
+
     /// When the write was refused.
     pub fn decided_at(&self) -> SystemTime {
         self.decided_at.into()
@@ -348,6 +391,11 @@ impl Conflict {
             | Reason::Fenced => Retry::Refetch(self.pause),
             Reason::Locked => {
                 Retry::After(self.lease().map_or(Duration::ZERO, LeaseInfo::remaining))
+            }
+            // When the rest is done at the pace so far, or when it expires.
+            Reason::InProgress => {
+                let after = self.operation.as_ref().map(|it| it.retry_after(self.decided_at));
+                Retry::After(after.unwrap_or(Duration::from_secs(1)).saturating_add(self.pause))
             }
             Reason::AlreadyExists | Reason::Duplicate => Retry::Never,
             // As long as the caller has already tried, and spread: the load has to fall first.
@@ -382,7 +430,11 @@ impl Conflict {
 
     fn say(&self, f: &mut fmt::Formatter<'_>, changed: Option<&[String]>) -> fmt::Result {
         let (collection, key) = (&self.collection, &self.key);
-        write!(f, "{collection}/{key} ")?;
+        match (self.reason, &self.operation) {
+            (Reason::InProgress, Some(it)) => return it.say_in_progress(f, self.decided_at),
+            (Reason::Fenced, Some(it)) => return it.say_fenced(f, self.decided_at),
+            _ => write!(f, "{collection}/{key} ")?,
+        }
         match self.reason {
             Reason::StaleVersion => self.say_stale(f, changed.unwrap_or_default()),
             Reason::AlreadyExists => self.say_exists(f),
@@ -393,6 +445,7 @@ impl Conflict {
             Reason::Duplicate => self.say_duplicate(f),
             Reason::Locked => self.say_locked(f),
             Reason::Fenced => self.say_fenced(f),
+            Reason::InProgress => f.write_str("is in progress; wait for it"),
         }
     }
 
@@ -484,7 +537,7 @@ impl Conflict {
 
     fn say_fenced(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(barred) = &self.barred else {
-            return f.write_str("is not held by that lease; take a new one");
+            return f.write_str("is not known, or not any more; stop, or begin anew");
         };
         let ago = |time: SystemTime| Span(self.decided_at.since(time.into()));
         f.write_str("is not held ")?;
@@ -570,6 +623,7 @@ mod tests {
             proposed: None,
             effort: None,
             barred: None,
+            operation: None,
             others: Vec::new(),
             pause: Duration::ZERO,
             basis: None,

@@ -256,6 +256,12 @@ pub enum Limit {
     LeaseMillis,
     /// Bytes of the reason of a lease.
     LeaseReasonBytes,
+    /// Operations that have not been forgotten.
+    Operations,
+    /// Operations that wait for one scope.
+    OperationQueue,
+    /// Milliseconds for which an operation may go on without a sign of life.
+    OperationMillis,
 }
 
 impl Error {
@@ -308,6 +314,8 @@ impl Error {
             Error::Limit { limit: Limit::TransactionBytes | Limit::BatchWrites, .. } => 413,
             Error::Limit { limit: Limit::Leases, .. } => 409,
             Error::Limit { limit: Limit::LeaseMillis | Limit::LeaseReasonBytes, .. } => 400,
+            Error::Limit { limit: Limit::Operations | Limit::OperationQueue, .. } => 409,
+            Error::Limit { limit: Limit::OperationMillis, .. } => 400,
             Error::NoCondition { .. } => 428,
             Error::KeyReused { .. } => 422,
             Error::Restart => 503,
@@ -490,6 +498,9 @@ impl fmt::Display for Limit {
             Limit::Leases => "leases",
             Limit::LeaseMillis => "milliseconds of lease",
             Limit::LeaseReasonBytes => "bytes of reason",
+            Limit::Operations => "operations",
+            Limit::OperationQueue => "operations waiting",
+            Limit::OperationMillis => "milliseconds of operation",
         })
     }
 }

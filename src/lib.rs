@@ -69,6 +69,7 @@ mod merging;
 mod update;
 mod transact;
 mod lease;
+mod operation;
 mod commit;
 mod group;
 mod ids;
@@ -116,6 +117,11 @@ pub use history::HistoryEntry;
 pub use key::{AsKey, AsPrefix, Key};
 pub use lease::{Lease, LeaseFuture, LeaseInfo, ReleaseLease, RenewLease, TakeLease};
 pub use merging::{Merge, MergeFuture};
+pub use operation::{
+    Begin, Begun, NotAToken, OnBusy, OperationFuture, OperationHandle, OperationInfo,
+    OperationStatus, OperationStep, OperationToken, Operations, WaitForOperation,
+    WaitForOperationFuture,
+};
 pub use options::{Durability, Limits, RetryPolicy, StoreBuilder};
 pub use precondition::{Precondition, Predicate, decide};
 pub use progress::{Phase, Progress};

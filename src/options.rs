@@ -85,6 +85,15 @@ pub struct Limits {
     pub lease_ttl: Duration,
     /// Bytes of the reason of a lease; 256 by default.
     pub lease_reason_bytes: usize,
+    /// Operations of the store; 65,536 by default. Beyond it the one that ended first is forgotten;
+    /// if none has ended, none can be begun.
+    pub operations: usize,
+    /// Operations that wait for one scope; 100 by default.
+    pub operation_queue: usize,
+    /// The longest time that an operation may go on without a sign of life; 24 hours by default.
+    pub operation_ttl: Duration,
+    /// For how long an operation that has ended is known; 24 hours by default.
+    pub operation_results: Duration,
 }
 
 impl Default for Limits {
@@ -109,6 +118,10 @@ impl Default for Limits {
             leases: 65_536,
             lease_ttl: Duration::from_secs(24 * 3_600),
             lease_reason_bytes: 256,
+            operations: 65_536,
+            operation_queue: 100,
+            operation_ttl: Duration::from_secs(24 * 3_600),
+            operation_results: Duration::from_secs(24 * 3_600),
         }
     }
 }
@@ -138,6 +151,11 @@ impl Limits {
             Limit::Leases => self.leases,
             Limit::LeaseMillis => usize::try_from(self.lease_ttl.as_millis()).unwrap_or(usize::MAX),
             Limit::LeaseReasonBytes => self.lease_reason_bytes,
+            Limit::Operations => self.operations,
+            Limit::OperationQueue => self.operation_queue,
+            Limit::OperationMillis => {
+                usize::try_from(self.operation_ttl.as_millis()).unwrap_or(usize::MAX)
+            }
         };
         if actual <= allowed {
             return Ok(());

@@ -3,14 +3,25 @@
 //! Their names are none that a caller could give. Their numbers are the highest, so that they
 //! come last in the order of locks.
 
+use std::any::Any;
 use std::sync::Arc;
 
+use crate::clock::{Clock, Timestamp};
 use crate::codec::{Codec, Encoding};
 use crate::collection::CollectionState;
+use crate::entity::Metadata;
+use crate::error::Result;
 use crate::ids::{IdCodec, IdRecord};
 use crate::key::{Key, KeyType};
 use crate::lease::{EntryKey, Hold, HoldCodec};
 use crate::map::Map;
+use crate::operation::{
+    BegunCodec, BegunRecord, OperationCodec, OperationRecord, ScopeCodec, ScopeKey, ScopeRecord,
+};
+use crate::options::Limits;
+use crate::source::Typed;
+use crate::store::{Open, Registry};
+use crate::sync::{Mutex, Ordering};
 
 const FIRST: u32 = u32::MAX - 15;
 
@@ -23,11 +34,23 @@ const IDS: u32 = u32::MAX;
 /// So many leases are remembered that have ended, so that who comes late is told how.
 const ENDED_LEASES: usize = 4_096;
 
+const OPERATIONS: u32 = FIRST + 2;
+
+const SCOPES: u32 = FIRST + 3;
+
+const BEGUN: u32 = FIRST + 4;
+
 pub(crate) struct Reserved {
     /// What landed writes with operation ids left behind.
     pub(crate) ids: Arc<CollectionState<IdRecord>>,
     /// What keys are leased.
     pub(crate) leases: Arc<CollectionState<Hold>>,
+    /// Operations that have not been forgotten, by id.
+    pub(crate) operations: Arc<CollectionState<OperationRecord>>,
+    /// What is in progress in each scope, and what waits behind it.
+    pub(crate) scopes: Arc<CollectionState<ScopeRecord>>,
+    /// Which operation was begun with an operation id.
+    pub(crate) begun: Arc<CollectionState<BegunRecord>>,
 }
 
 impl Reserved {
@@ -35,7 +58,35 @@ impl Reserved {
         Reserved {
             ids: create::<Vec<u8>, _>(IDS, "$ids", (stripes, 0), IdCodec),
             leases: create::<EntryKey, _>(LEASES, "$leases", (stripes, ENDED_LEASES), HoldCodec),
+            operations: create::<String, _>(
+                OPERATIONS,
+                "$operations",
+                (stripes, 0),
+                OperationCodec,
+            ),
+            scopes: create::<ScopeKey, _>(SCOPES, "$scopes", (stripes, 0), ScopeCodec),
+            begun: create::<Vec<u8>, _>(BEGUN, "$begun", (stripes, 0), BegunCodec),
         }
+    }
+}
+
+impl Reserved {
+    /// Takes over what is stored; the last commit was at this time.
+    ///
+    /// # Errors
+    /// [`Error::Decode`](crate::Error::Decode).
+    pub(crate) fn open(
+        &self,
+        registry: &Mutex<Registry>,
+        limits: &Limits,
+        clock: &dyn Clock,
+        last_commit: Timestamp,
+    ) -> Result<()> {
+        open(registry, limits, &self.ids, |_, _| ())?;
+        open(registry, limits, &self.leases, Hold::lasting_from(clock, last_commit))?;
+        open(registry, limits, &self.operations, |_, _| ())?;
+        open(registry, limits, &self.scopes, ScopeRecord::lasting_from(clock, last_commit))?;
+        open(registry, limits, &self.begun, |_, _| ())
     }
 }
 
@@ -54,4 +105,25 @@ fn create<K: Key, V: 'static>(
     let (keys, encoding) = (KeyType::of::<K>(), Encoding::new(1, Arc::new(codec), true));
     let map = Map::new(id.into(), stripes, deletions, 0);
     Arc::new(CollectionState::new(id, name, keys, map, encoding, 0, None))
+}
+
+fn open<V: Send + Sync + 'static>(
+    registry: &Mutex<Registry>,
+    limits: &Limits,
+    collection: &Arc<CollectionState<V>>,
+    adapt: impl Fn(&Metadata, &mut V) + Sync,
+) -> Result<()> {
+    let name = collection.name.as_ref().to_owned();
+    let stored = registry.lock().stored.remove(&collection.id);
+    collection.load(limits, &stored.unwrap_or_default(), adapt)?;
+    let open = Open {
+        state: Arc::clone(collection) as Arc<dyn Any + Send + Sync>,
+        types: String::new(),
+        source: Arc::new(Typed { state: Arc::clone(collection) }),
+        entry: collection.entry(),
+    };
+    let mut registry = registry.lock();
+    collection.announced.store(registry.catalog.contains_key(&name), Ordering::Relaxed);
+    registry.open.insert(name, open);
+    Ok(())
 }

@@ -16,16 +16,17 @@ use crate::collection::{Collection, CollectionState, is_collection_name};
 use crate::contention::{Contention, Tally};
 use crate::declare::CollectionBuilder;
 use crate::disk::Disk;
-use crate::entity::Metadata;
+
 use crate::error::{Error, Limit, Result};
 use crate::feed::{Catalog, Past, Publisher};
 use crate::ids::Ids;
 use crate::journal::{Counter, Journal};
 use crate::key::{Key, KeyType};
-use crate::lease::{Hold, Leases};
+use crate::lease::Leases;
 use crate::log::Log;
 use crate::map::Map;
 use crate::migration::{Migration, check_codec};
+use crate::operation::OperationTable;
 use crate::options::{Limits, RetryPolicy, StoreBuilder};
 use crate::record::CatalogEntry;
 use crate::recovery::{self, Contents, Recovered, StoredCollection};
@@ -65,6 +66,7 @@ pub(crate) struct Inner {
     pub(crate) ids: Ids,
     pub(crate) contention: Tally,
     pub(crate) leases: Leases,
+    pub(crate) operations: OperationTable,
     pub(crate) random: Mutex<fastrand::Rng>,
     closed: AtomicBool,
     stripes: usize,
@@ -79,12 +81,12 @@ pub(crate) struct Inner {
 
 /// What is known of the collections, by name. Locked for look-ups alone.
 #[derive(Default)]
-struct Registry {
+pub(crate) struct Registry {
     /// Those that have been written.
-    catalog: BTreeMap<String, CatalogEntry>,
+    pub(crate) catalog: BTreeMap<String, CatalogEntry>,
     /// What was recovered of collections that are not open yet.
-    stored: BTreeMap<u32, Arc<StoredCollection>>,
-    open: BTreeMap<String, Open>,
+    pub(crate) stored: BTreeMap<u32, Arc<StoredCollection>>,
+    pub(crate) open: BTreeMap<String, Open>,
     /// Those that a thread migrates at the moment: they are not open, and nobody else may open
     /// them meanwhile. With the version that was durable before.
     migrating: BTreeMap<String, u64>,
@@ -92,13 +94,13 @@ struct Registry {
 }
 
 /// A collection that is open in this process.
-struct Open {
+pub(crate) struct Open {
     /// An `Arc<CollectionState<V>>`.
-    state: Arc<dyn Any + Send + Sync>,
-    types: String,
+    pub(crate) state: Arc<dyn Any + Send + Sync>,
+    pub(crate) types: String,
     /// The same for snapshots, and what the catalog says of it.
-    source: Arc<dyn Source>,
-    entry: CatalogEntry,
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) entry: CatalogEntry,
 }
 
 impl fmt::Debug for Store {
@@ -158,9 +160,7 @@ impl Store {
         service.attach(&log);
         let registry = Registry::new(contents);
         let reserved = Reserved::new(builder.stripes);
-        open_reserved(&registry, &reserved.ids, &builder.limits, |_, _| ())?;
-        let adapt = Hold::lasting_from(&*builder.clock, time);
-        open_reserved(&registry, &reserved.leases, &builder.limits, adapt)?;
+        reserved.open(&registry, &builder.limits, &*builder.clock, time)?;
         // The log is counted by segments.
         let after = builder.snapshot_after.max(builder.segment_size.bytes);
         let rate = builder.snapshot_rate;
@@ -190,7 +190,9 @@ impl Store {
         if builder.feed {
             feed.turn_on(&journal);
         }
-        let ids = Ids::new(reserved.ids, limits.operation_ids, limits.operation_id_age);
+        let Reserved { ids, leases, operations, scopes, begun } = reserved;
+        let ids = Ids::new(ids, limits.operation_ids, limits.operation_id_age);
+        let operations = OperationTable::new(operations, scopes, begun);
         let random = seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let inner = Inner {
             lineage,
@@ -202,8 +204,9 @@ impl Store {
             feed,
             turns: Turns::new(),
             ids,
+            operations,
             contention: Tally::new(),
-            leases: Leases::new(reserved.leases),
+            leases: Leases::new(leases),
             random: Mutex::new(Level::Alone("random numbers"), random),
             closed: AtomicBool::new(false),
             stripes,
@@ -212,7 +215,9 @@ impl Store {
             snapshots,
             lock: Mutex::new(Level::Alone("lock of the directory"), lock),
         };
-        Store { inner: Leases::watch(Arc::new(inner)) }
+        let inner = Leases::watch(Arc::new(inner));
+        inner.operations.watch(&inner);
+        Store { inner }
     }
 
     /// The collection of this name, in the default codec and with schema number 1: short for
@@ -513,6 +518,7 @@ impl Inner {
     fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
         self.feed.close();
+        self.operations.wake_all();
         if let Some(snapshots) = &self.snapshots {
             snapshots.stop();
         }
@@ -580,31 +586,6 @@ impl Registry {
         // A catalogued collection without contents has been announced and emptied: still stored.
         Ok((entry.id, Some(self.stored.entry(entry.id).or_default().clone())))
     }
-}
-
-/// Takes over what is stored of a collection of the crate's own.
-///
-/// # Errors
-/// [`Error::Decode`].
-fn open_reserved<V: Send + Sync + 'static>(
-    registry: &Mutex<Registry>,
-    collection: &Arc<CollectionState<V>>,
-    limits: &Limits,
-    adapt: impl Fn(&Metadata, &mut V) + Sync,
-) -> Result<()> {
-    let name = collection.name.as_ref().to_owned();
-    let stored = registry.lock().stored.remove(&collection.id);
-    collection.load(limits, &stored.unwrap_or_default(), adapt)?;
-    let open = Open {
-        state: Arc::clone(collection) as Arc<dyn Any + Send + Sync>,
-        types: String::new(),
-        source: Arc::new(Typed { state: Arc::clone(collection) }),
-        entry: collection.entry(),
-    };
-    let mut registry = registry.lock();
-    collection.announced.store(registry.catalog.contains_key(&name), Ordering::Relaxed);
-    registry.open.insert(name, open);
-    Ok(())
 }
 
 impl Sources for Mutex<Registry> {

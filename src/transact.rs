@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::options::RetryPolicy;
 use crate::retry::{self, Driven};
 use crate::store::{Inner, Store};
-use crate::transact::run::Run;
+pub(crate) use crate::transact::run::Run;
 use crate::version::Version;
 
 /// A transaction that has not been run yet; made by [`Store::transact`].
@@ -216,7 +216,7 @@ pub enum Once<R> {
 }
 
 impl<R> Once<R> {
-    fn expect_first(self) -> Transacted<R> {
+    pub(crate) fn expect_first(self) -> Transacted<R> {
         match self {
             Once::First(transacted) => transacted,
             Once::Replayed { .. } => unreachable!("there was no operation id"),

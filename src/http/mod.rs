@@ -7,6 +7,7 @@
 mod conditional;
 mod document;
 mod etag;
+mod operation;
 mod problem;
 mod reason;
 

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::conditional::Conditions;
 use super::document::Document;
 use super::etag::TagList;
+use super::operation::Operation;
 use super::reason::{ProblemReason, StaleStatus};
 use crate::conflict::{Conflict, Reason, Retry};
 use crate::entity::Metadata;
@@ -72,6 +73,8 @@ struct Members {
     #[serde(skip_serializing_if = "Option::is_none")]
     held_by: Option<Holder>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<Operation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<Advice>,
@@ -133,6 +136,7 @@ impl Problem {
             held_by: None,
             holder: None,
             expires_at: None,
+            operation: None,
             outcome: None,
             retry: advice(reason),
             allow: None,
@@ -260,8 +264,11 @@ impl Problem {
     }
 
     fn describe(&mut self, conflict: &Conflict, conditions: &Conditions) {
-        self.0.collection = Some(conflict.collection().to_owned());
-        self.0.key = Some(conflict.key().to_owned());
+        self.0.operation = conflict.operation().map(Operation::new);
+        if self.0.operation.is_none() {
+            self.0.collection = Some(conflict.collection().to_owned());
+            self.0.key = Some(conflict.key().to_owned());
+        }
         self.0.retry = Some(match conflict.retry() {
             Retry::Never => Advice { advice: "never", after_ms: None },
             Retry::Refetch(pause) => Advice { advice: "refetch", after_ms: Some(millis(pause)) },
@@ -386,8 +393,16 @@ fn reason_of(error: &Error) -> ProblemReason {
         } => ProblemReason::TooLarge,
         Error::NoCondition { .. } => ProblemReason::PreconditionRequired,
         Error::KeyReused { .. } => ProblemReason::KeyReused,
-        Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. }
-        | Error::Limit { limit: Limit::History | Limit::Leases, .. } => ProblemReason::Limit,
+        Error::Limit {
+            limit:
+                Limit::Collections
+                | Limit::MigrationBytes
+                | Limit::History
+                | Limit::Leases
+                | Limit::Operations
+                | Limit::OperationQueue,
+            ..
+        } => ProblemReason::Limit,
         Error::Limit { .. } | Error::CollectionName(_) | Error::Encode { .. } => {
             ProblemReason::Malformed
         }
@@ -481,6 +496,7 @@ mod tests {
             proposed: None,
             effort: None,
             barred: None,
+            operation: None,
             others: Vec::new(),
             pause,
             basis: None,

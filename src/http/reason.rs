@@ -98,7 +98,8 @@ impl ProblemReason {
             ProblemReason::Conflict(Reason::WrongState) => "The entity is in another state",
             ProblemReason::Conflict(Reason::Duplicate) => "The value is another entity's",
             ProblemReason::Conflict(Reason::Locked) => "Somebody holds a lease of the entity",
-            ProblemReason::Conflict(Reason::Fenced) => "The lease has ended",
+            ProblemReason::Conflict(Reason::Fenced) => "The caller is not the holder any more",
+            ProblemReason::Conflict(Reason::InProgress) => "Another operation is in progress",
             ProblemReason::WrongState => "The resource is in another state",
             ProblemReason::PreconditionRequired => "A write needs a condition",
             ProblemReason::Malformed => "The request is malformed",
@@ -120,10 +121,14 @@ impl ProblemReason {
     /// The status. Conflicts that stem from a lost race have that of `stale`.
     pub fn status(self, stale: StaleStatus) -> StatusCode {
         match self {
-            ProblemReason::Conflict(Reason::Contended | Reason::WrongState | Reason::Duplicate) => {
-                StatusCode::CONFLICT
-            }
-            ProblemReason::Conflict(Reason::Locked | Reason::Fenced) => StatusCode::CONFLICT,
+            ProblemReason::Conflict(
+                Reason::Contended
+                | Reason::WrongState
+                | Reason::Duplicate
+                | Reason::InProgress
+                | Reason::Locked
+                | Reason::Fenced,
+            ) => StatusCode::CONFLICT,
             ProblemReason::Conflict(_) => stale.code(),
             ProblemReason::WrongState | ProblemReason::Limit => StatusCode::CONFLICT,
             ProblemReason::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,

@@ -16,15 +16,17 @@ use crate::transact::{Once, Transacted, Transaction};
 use crate::turns::Place;
 use crate::version::Version;
 
-pub(super) struct Run<F, R> {
+pub(crate) struct Run<F, R> {
     body: F,
+    /// Called with what the closure returned, once that has landed, with nothing locked.
+    landed: fn(&mut R),
     pub(super) actor: Option<Actor>,
     pub(super) operation_id: Option<String>,
     result: PhantomData<fn() -> R>,
 }
 
 /// What a closure that ran to its end leaves.
-pub(super) struct Prepared<R> {
+pub(crate) struct Prepared<R> {
     group: Group,
     terms: Terms,
     verdict: Verdict,
@@ -33,7 +35,12 @@ pub(super) struct Prepared<R> {
 
 impl<F, R> Run<F, R> {
     pub(super) fn new(body: F) -> Run<F, R> {
-        Run { body, actor: None, operation_id: None, result: PhantomData }
+        Run { body, landed: |_| (), actor: None, operation_id: None, result: PhantomData }
+    }
+
+    /// A step of the crate's own.
+    pub(crate) fn step(body: F, landed: fn(&mut R), actor: Option<Actor>) -> Run<F, R> {
+        Run { landed, actor, ..Run::new(body) }
     }
 }
 
@@ -92,12 +99,15 @@ where
         retrying: &mut Retrying<'_>,
     ) -> Result<Phase<Self>> {
         let (store, by_future) = (retrying.store, retrying.by_future);
-        let Prepared { mut group, terms, mut verdict, value } = prepared;
+        let Prepared { mut group, terms, mut verdict, mut value } = prepared;
         let (given, actor) = (Some(&terms), self.actor.as_ref());
         let attempt = group.attempt(store, given, actor, room, by_future, &mut verdict)?;
         let rests_on = verdict.rests_on;
         let decided_at = match attempt {
             Attempt::Landed(stamp) => {
+                if stamp.is_some() {
+                    (self.landed)(&mut value);
+                }
                 let version = stamp.and_then(|stamp| Version::new(stamp.version));
                 let rests_on = rests_on.max(version.map_or(0, Version::get));
                 let answer = Ok(Once::first(value, version, retrying.finish()));

@@ -13,6 +13,7 @@ use crate::key::{AsKey, AsPrefix, Key, key_buf};
 use crate::lease::Lease;
 use crate::map::{KeyBuf, State};
 use crate::precondition::Precondition;
+use crate::reserved::is_reserved;
 use crate::store::Inner;
 use crate::version::Version;
 
@@ -299,8 +300,10 @@ impl Transaction<'_> {
         key: &KeyBuf,
     ) -> Result<&mut Item<V>> {
         self.go_on(collection)?;
-        let limits = &self.store.limits;
-        limits.check(Limit::KeyBytes, key.len(), || collection.name().to_owned())?;
+        if !is_reserved(collection.state.id) {
+            let place = || collection.name().to_owned();
+            self.store.limits.check(Limit::KeyBytes, key.len(), place)?;
+        }
         if self.members(collection)?.get(key).is_none() {
             self.reads += 1;
             let place = || "a transaction".to_owned();
