@@ -292,8 +292,8 @@ impl Codec<IdRecord> for IdCodec {
     }
 }
 
-/// FNV-1a with 64 bits (Fowler, Noll, Vo), over the parts and their lengths: it is stored, so it has
-/// to be the same for ever; it tells apart what differs by accident, not by intent.
+/// FNV-1a with 64 bits (Fowler, Noll, Vo), over the parts and their lengths. It is stored, so it
+/// has to be the same for ever; it tells apart what differs by accident, not by intent.
 fn fingerprint(parts: &[&[u8]]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325;
     for part in parts {

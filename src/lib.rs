@@ -57,6 +57,7 @@ mod error;
 mod options;
 mod key;
 mod store;
+mod registry;
 mod declare;
 mod collection;
 mod history;

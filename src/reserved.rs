@@ -19,8 +19,8 @@ use crate::operation::{
     BegunCodec, BegunRecord, OperationCodec, OperationRecord, ScopeCodec, ScopeKey, ScopeRecord,
 };
 use crate::options::Limits;
+use crate::registry::{Open, Registry};
 use crate::source::Typed;
-use crate::store::{Open, Registry};
 use crate::sync::{Mutex, Ordering};
 
 const FIRST: u32 = u32::MAX - 15;

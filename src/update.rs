@@ -157,8 +157,9 @@ impl<'a, K: Key, V: Send + Sync + 'static, F, M> Update<'a, K, V, F, M> {
     }
 
     /// Gives the update an id: if one of this actor with this id has landed before, its result is
-    /// returned, and nothing is written (G5). See [`Write::operation_id`](crate::Write::operation_id);
-    /// here it stands for the key alone, and the value is remembered with it.
+    /// returned, and nothing is written (G5). See
+    /// [`Write::operation_id`](crate::Write::operation_id); here it stands for the key alone, and
+    /// the value is remembered with it.
     pub fn operation_id(mut self, id: impl Into<String>) -> Self {
         self.operation_id = Some(id.into());
         self

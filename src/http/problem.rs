@@ -14,7 +14,7 @@ use super::operation::Operation;
 use super::reason::{ProblemReason, StaleStatus};
 use crate::conflict::{Conflict, Reason, Retry};
 use crate::entity::Metadata;
-use crate::error::{Error, Limit, Outcome};
+use crate::error::{Error, Outcome};
 use crate::precondition::Precondition;
 use crate::version::{EntityTag, Lineage, Version};
 
@@ -151,7 +151,7 @@ impl Problem {
             Error::Conflict(conflict) => conflict.sentence(changed.as_deref()),
             other => other.to_string(),
         };
-        let mut problem = Problem::new(reason_of(error), detail);
+        let mut problem = Problem::new(ProblemReason::of(error), detail);
         problem.0.changed = changed;
         problem.0.status = match error {
             Error::Conflict(_) => problem.0.reason.status(stale),
@@ -371,56 +371,6 @@ impl From<Problem> for Response<String> {
             headers.insert(header::ALLOW, HeaderValue::from_static(methods));
         }
         response
-    }
-}
-
-fn reason_of(error: &Error) -> ProblemReason {
-    match error {
-        Error::Conflict(conflict) => ProblemReason::Conflict(conflict.reason()),
-        Error::Duplicates { .. } => ProblemReason::Conflict(Reason::Duplicate),
-        Error::Refused(_)
-        | Error::CollectionType { .. }
-        | Error::Schema { .. }
-        | Error::Indexes { .. } => ProblemReason::WrongState,
-        Error::Limit {
-            limit:
-                Limit::ValueBytes
-                | Limit::TransactionKeys
-                | Limit::TransactionWrites
-                | Limit::TransactionBytes
-                | Limit::BatchWrites,
-            ..
-        } => ProblemReason::TooLarge,
-        Error::NoCondition { .. } => ProblemReason::PreconditionRequired,
-        Error::KeyReused { .. } => ProblemReason::KeyReused,
-        Error::Limit {
-            limit:
-                Limit::Collections
-                | Limit::MigrationBytes
-                | Limit::History
-                | Limit::Leases
-                | Limit::Operations
-                | Limit::OperationQueue,
-            ..
-        } => ProblemReason::Limit,
-        Error::Limit { .. } | Error::CollectionName(_) | Error::Encode { .. } => {
-            ProblemReason::Malformed
-        }
-        Error::Closed | Error::Migrating { .. } | Error::Restart => ProblemReason::Overloaded,
-        Error::NotYet { .. } => ProblemReason::Overloaded,
-        Error::Gap { .. } => ProblemReason::Gone,
-        Error::Poisoned { .. } => ProblemReason::Poisoned,
-        Error::DiskFull { .. } => ProblemReason::DiskFull,
-        Error::Decode { .. }
-        | Error::OtherStore { .. }
-        | Error::InUse(_)
-        | Error::Io { .. }
-        | Error::Corrupt { .. }
-        | Error::NotEmpty(_)
-        | Error::NotABackup { .. }
-        | Error::Line { .. }
-        | Error::NotAStore { .. }
-        | Error::Index { .. } => ProblemReason::Internal,
     }
 }
 

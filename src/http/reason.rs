@@ -3,6 +3,7 @@
 use ::http::StatusCode;
 
 use crate::conflict::Reason;
+use crate::error::{Error, Limit};
 
 /// The status of a write that lost a race: `409` or `412`.
 ///
@@ -115,6 +116,57 @@ impl ProblemReason {
             ProblemReason::Internal => "The server failed",
             ProblemReason::KeyReused => "The idempotency key was used for another write",
             ProblemReason::Gone => "The changes are not kept any more",
+        }
+    }
+
+    /// Why the call failed, as the wire has it.
+    pub(super) fn of(error: &Error) -> ProblemReason {
+        match error {
+            Error::Conflict(conflict) => ProblemReason::Conflict(conflict.reason()),
+            Error::Duplicates { .. } => ProblemReason::Conflict(Reason::Duplicate),
+            Error::Refused(_)
+            | Error::CollectionType { .. }
+            | Error::Schema { .. }
+            | Error::Indexes { .. } => ProblemReason::WrongState,
+            Error::Limit {
+                limit:
+                    Limit::ValueBytes
+                    | Limit::TransactionKeys
+                    | Limit::TransactionWrites
+                    | Limit::TransactionBytes
+                    | Limit::BatchWrites,
+                ..
+            } => ProblemReason::TooLarge,
+            Error::NoCondition { .. } => ProblemReason::PreconditionRequired,
+            Error::KeyReused { .. } => ProblemReason::KeyReused,
+            Error::Limit {
+                limit:
+                    Limit::Collections
+                    | Limit::MigrationBytes
+                    | Limit::History
+                    | Limit::Leases
+                    | Limit::Operations
+                    | Limit::OperationQueue,
+                ..
+            } => ProblemReason::Limit,
+            Error::Limit { .. } | Error::CollectionName(_) | Error::Encode { .. } => {
+                ProblemReason::Malformed
+            }
+            Error::Closed | Error::Migrating { .. } | Error::Restart => ProblemReason::Overloaded,
+            Error::NotYet { .. } => ProblemReason::Overloaded,
+            Error::Gap { .. } => ProblemReason::Gone,
+            Error::Poisoned { .. } => ProblemReason::Poisoned,
+            Error::DiskFull { .. } => ProblemReason::DiskFull,
+            Error::Decode { .. }
+            | Error::OtherStore { .. }
+            | Error::InUse(_)
+            | Error::Io { .. }
+            | Error::Corrupt { .. }
+            | Error::NotEmpty(_)
+            | Error::NotABackup { .. }
+            | Error::Line { .. }
+            | Error::NotAStore { .. }
+            | Error::Index { .. } => ProblemReason::Internal,
         }
     }
 
