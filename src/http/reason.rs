@@ -99,7 +99,7 @@ impl ProblemReason {
             ProblemReason::Conflict(Reason::WrongState) => "The entity is in another state",
             ProblemReason::Conflict(Reason::Duplicate) => "The value is another entity's",
             ProblemReason::Conflict(Reason::Locked) => "Somebody holds a lease of the entity",
-            ProblemReason::Conflict(Reason::Fenced) => "The caller is not the holder any more",
+            ProblemReason::Conflict(Reason::Fenced) => "The lease or the operation has ended",
             ProblemReason::Conflict(Reason::InProgress) => "Another operation is in progress",
             ProblemReason::WrongState => "The resource is in another state",
             ProblemReason::PreconditionRequired => "A write needs a condition",

@@ -104,8 +104,8 @@ impl Leases {
 
     /// Sees to it that a lease is written as gone when it has expired.
     pub(crate) fn keep_deadline(&self, store: &Arc<Inner>, at: Duration) {
-        let now = store.clock.monotonic();
-        let in_time = |alarm: &Alarm| now < alarm.at && alarm.at <= at;
+        // One that is due stands until its sweep has begun: no later one may take its place.
+        let in_time = |alarm: &Alarm| alarm.at <= at;
         if self.alarm.lock().as_ref().is_some_and(in_time) {
             return;
         }
@@ -217,6 +217,9 @@ struct Sweep(Weak<Inner>);
 impl Wake for Sweep {
     fn wake(self: Arc<Self>) {
         let Some(store) = self.0.upgrade() else { return };
+        // Whoever takes a lease from here on sets it anew.
+        let alarm = store.leases.alarm.lock().take();
+        drop(alarm);
         if let Some(next) = store.leases.sweep(&store) {
             store.leases.keep_deadline(&store, next);
         }
