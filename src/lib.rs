@@ -26,10 +26,11 @@
 //! Numbered, so that tests and documentation can name them; see the README for all of them.
 //!
 //! - **G1 Conditional.** A write takes effect if and only if its preconditions held at the
-//!   instant it took effect. Single-key operations are linearizable.
+//!   instant it took effect. Single-key operations are linearizable, transactions serializable.
 //! - **G2 One version, one content, for ever.** A version is never given out twice.
 //! - **G3 Acknowledged means durable**, and nothing that is not durable is ever shown.
 //! - **G4 A conflict explains itself.**
+//! - **G5 You never conflict with yourself**; see [`Write::operation_id`].
 //! - **G6 No accidental overwrite.** A write without a condition does not compile.
 //! - **G7 Bounded and fair retry** in [`update`](Collection::update) and its kin.
 //! - **G8 Leases fence**; see [`Collection::lease`].
