@@ -12,7 +12,7 @@ use crate::log::Ticket;
 use crate::retry::Driven;
 use crate::store::{Inner, Store};
 use crate::version::Version;
-use crate::write::{Operation, Run, Write};
+use crate::write::{Run, Verb, Write};
 
 /// Writes that are to be run together; made by [`Store::batch`].
 #[must_use = "a batch does nothing before `commit` or `.await`"]
@@ -56,7 +56,7 @@ impl<'a> Batch<'a> {
     where
         K: Key,
         V: Send + Sync + 'static,
-        O: Operation<V> + 'a,
+        O: Verb<V> + 'a,
     {
         let (store, name, run) = write.into_run();
         if !std::ptr::eq(self.store, store) {
@@ -152,14 +152,14 @@ trait Item: Send {
 struct Single<'a, V, O>
 where
     V: Send + Sync + 'static,
-    O: Operation<V>,
+    O: Verb<V>,
 {
     driven: Driven<'a, Run<'a, V, O>>,
     rests_on: u64,
     failed: Option<Error>,
 }
 
-impl<V: Send + Sync, O: Operation<V>> Single<'_, V, O> {
+impl<V: Send + Sync, O: Verb<V>> Single<'_, V, O> {
     fn note(&mut self, settled: Result<u64>) {
         match settled {
             Ok(rests_on) => self.rests_on = rests_on,
@@ -168,7 +168,7 @@ impl<V: Send + Sync, O: Operation<V>> Single<'_, V, O> {
     }
 }
 
-impl<V: Send + Sync, O: Operation<V>> Item for Single<'_, V, O> {
+impl<V: Send + Sync, O: Verb<V>> Item for Single<'_, V, O> {
     fn settle(&mut self) {
         let settled = self.driven.settle();
         self.note(settled);

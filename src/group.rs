@@ -257,12 +257,12 @@ pub(crate) fn attempt(
     by_future: bool,
     verdict: &mut Verdict,
 ) -> Result<Attempt> {
-    let durable = store.durable()?;
+    store.durable()?;
     let writes: usize = shares.iter().map(|share| share.writes()).sum();
     let writes = writes + leases.as_ref().map_or(0, LeaseTerms::writes);
     let claim = terms.and_then(|terms| terms.claim.as_ref());
     let before = *verdict;
-    let (mut locked, mut claimed) = loop {
+    let (mut locked, claimed) = loop {
         let mut locked: Vec<_> = shares.iter_mut().map(|share| share.lock()).collect();
         let leases = lock_leases(store, leases, &locked);
         let claimed = claim.map(|claim| store.ids.lock(claim));
@@ -300,36 +300,63 @@ pub(crate) fn attempt(
     if writes == 0 {
         return Ok(Attempt::Landed(None));
     }
-    for share in &mut locked {
-        share.list();
-    }
-    if let Some(claimed) = &mut claimed {
-        claimed.prepare(locked.iter().find_map(|share| share.first()).unwrap_or_default());
-    }
-    let payload = |bytes: &mut Vec<u8>| log(bytes, &locked, claimed.as_ref(), actor, writes);
-    let bytes = room.bytes();
-    let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
-    for share in &mut locked {
-        share.unlock_index();
-    }
-    let durable_then = durable.load(Ordering::Acquire);
-    let at = Install { open_from: stamp.open_from, durable: durable_then };
-    for share in &mut locked {
-        share.install(stamp, actor, at);
-    }
-    let noted = claimed.and_then(|claimed| claimed.install(stamp, actor, at));
-    let _told_when_unlocked = store.feed.publish(stamp, || {
-        let mut changes = Vec::with_capacity(writes + 1);
-        locked.iter().for_each(|share| share.tell(&mut changes));
-        changes.extend(noted);
-        feed::Commit::new(stamp.place(), actor.cloned(), changes, bytes)
-    });
-    drop(locked);
+    let stamp = Decided { locked, claimed, writes }.land(store, actor, room, by_future)?;
     store.journal.appended(stamp);
     if let Some(claim) = claim {
-        store.ids.landed(claim, stamp, durable);
+        store.ids.landed(claim, stamp, store.journal.shown());
     }
     Ok(Attempt::Landed(Some(stamp)))
+}
+
+/// A commit that is to land: everything that it concerns is locked.
+struct Decided<'a> {
+    locked: Vec<Box<dyn Locked + 'a>>,
+    claimed: Option<Claimed<'a>>,
+    writes: usize,
+}
+
+impl Decided<'_> {
+    /// Appends the record, installs everything and unlocks.
+    ///
+    /// # Errors
+    /// As of [`attempt`].
+    fn land(
+        self,
+        store: &Inner,
+        actor: Option<&Actor>,
+        room: Room<'_>,
+        by_future: bool,
+    ) -> Result<Stamp> {
+        let Decided { mut locked, mut claimed, writes } = self;
+        for share in &mut locked {
+            share.list();
+        }
+        if let Some(claimed) = &mut claimed {
+            claimed.prepare(locked.iter().find_map(|share| share.first()).unwrap_or_default());
+        }
+        let payload = |bytes: &mut Vec<u8>| log(bytes, &locked, claimed.as_ref(), actor, writes);
+        let bytes = room.bytes();
+        let stamp = store.journal.append(&*store.clock, by_future, room, payload)?;
+        for share in &mut locked {
+            share.unlock_index();
+        }
+        let durable = store.journal.shown().load(Ordering::Acquire);
+        let at = Install { open_from: stamp.open_from, durable };
+        for share in &mut locked {
+            share.install(stamp, actor, at);
+        }
+        let noted = claimed.and_then(|claimed| claimed.install(stamp, actor, at));
+        let told = store.feed.publish(stamp, || {
+            let mut changes = Vec::with_capacity(writes + 1);
+            locked.iter().for_each(|share| share.tell(&mut changes));
+            changes.extend(noted);
+            feed::Commit::new(stamp.place(), actor.cloned(), changes, bytes)
+        });
+        drop(locked);
+        // Wakes the caller's code: with nothing locked.
+        drop(told);
+        Ok(stamp)
+    }
 }
 
 /// Locks the leases that the commit names, and those of the keys that it writes: behind the stripes

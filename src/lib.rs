@@ -135,10 +135,10 @@ pub use transact::{
 #[cfg(feature = "json")]
 pub use unique::PointedInto;
 pub use unique::{Duplicate, IndexKey};
-pub use update::{Change, Compute, Computed, Decide, Method, TryChange, Update, UpdateFuture};
+pub use update::{Compute, Computed, Decide, InPlace, Method, TryInPlace, Update, UpdateFuture};
 pub use version::{Cursor, EntityTag, Lineage, NotATag, Version};
 pub use write::{
-    Committed, Conditional, Delete, Deleted, Operation, Put, Unconditioned, Write, WriteFuture,
+    Committed, Conditional, Delete, Deleted, Put, Unconditioned, Verb, Write, WriteFuture,
 };
 
 /// For tests: a disk in memory that fails and loses power, a clock set by hand, and decoders to

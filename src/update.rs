@@ -46,7 +46,7 @@ pub enum Computed<V> {
 ///
 /// `F` computes the change; it may run several times, on entities that are not durable yet, and
 /// must have no outside effects. No lock is held meanwhile. `M` says how `F` is called:
-/// [`Change`], [`TryChange`] or [`Decide`].
+/// [`InPlace`], [`TryInPlace`] or [`Decide`].
 #[must_use = "an update does nothing before `commit` or `.await`"]
 pub struct Update<'a, K, V, F, M> {
     collection: &'a Collection<K, V>,
@@ -61,11 +61,11 @@ pub struct Update<'a, K, V, F, M> {
 
 /// Of an update: the closure changes the value in place.
 #[derive(Debug)]
-pub struct Change;
+pub struct InPlace;
 
 /// Of an update: the closure changes the value in place, or refuses.
 #[derive(Debug)]
-pub struct TryChange;
+pub struct TryInPlace;
 
 /// Of an update: the closure decides on the value or its absence.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
     /// assert_eq!(done.attempts(), 1);
     /// # Ok::<(), ifmatch::Error>(())
     /// ```
-    pub fn update<F>(&self, key: impl AsKey<K>, change: F) -> Update<'_, K, V, F, Change>
+    pub fn update<F>(&self, key: impl AsKey<K>, change: F) -> Update<'_, K, V, F, InPlace>
     where
         V: Clone,
         F: FnMut(&mut V),
@@ -113,7 +113,7 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
     /// assert_eq!(refusal.to_string(), "out of stock");
     /// # Ok::<(), Error>(())
     /// ```
-    pub fn try_update<F>(&self, key: impl AsKey<K>, change: F) -> Update<'_, K, V, F, TryChange>
+    pub fn try_update<F>(&self, key: impl AsKey<K>, change: F) -> Update<'_, K, V, F, TryInPlace>
     where
         V: Clone,
         F: FnMut(&mut V) -> Result<()>,
@@ -274,7 +274,7 @@ pub(crate) mod sealed {
     }
 }
 
-impl<V: Clone, F: FnMut(&mut V)> sealed::Method<V, F> for Change {
+impl<V: Clone, F: FnMut(&mut V)> sealed::Method<V, F> for InPlace {
     type Output = Committed<V>;
 
     fn step(change: &mut F, current: Option<&V>) -> Step<V> {
@@ -282,15 +282,15 @@ impl<V: Clone, F: FnMut(&mut V)> sealed::Method<V, F> for Change {
             change(value);
             Ok(())
         };
-        TryChange::step(change, current)
+        TryInPlace::step(change, current)
     }
 
     fn output(computed: Computed<V>) -> Committed<V> {
-        <TryChange as sealed::Method<V, fn(&mut V) -> Result<()>>>::output(computed)
+        <TryInPlace as sealed::Method<V, fn(&mut V) -> Result<()>>>::output(computed)
     }
 }
 
-impl<V: Clone, F: FnMut(&mut V) -> Result<()>> sealed::Method<V, F> for TryChange {
+impl<V: Clone, F: FnMut(&mut V) -> Result<()>> sealed::Method<V, F> for TryInPlace {
     type Output = Committed<V>;
 
     fn step(change: &mut F, current: Option<&V>) -> Step<V> {

@@ -326,7 +326,7 @@ impl<'a, K, V, O> Write<'a, K, V, O>
 where
     K: Key,
     V: Send + Sync + 'static,
-    O: Operation<V>,
+    O: Verb<V>,
 {
     /// Runs the write and blocks until its answer is durable (G3).
     ///
@@ -346,7 +346,7 @@ impl<'a, K, V, O> IntoFuture for Write<'a, K, V, O>
 where
     K: Key,
     V: Send + Sync + 'static,
-    O: Operation<V>,
+    O: Verb<V>,
 {
     type Output = Result<O::Output>;
     type IntoFuture = WriteFuture<'a, V, O>;
@@ -364,12 +364,12 @@ where
 pub struct WriteFuture<'a, V, O>(Driven<'a, Run<'a, V, O>>)
 where
     V: Send + Sync + 'static,
-    O: Operation<V>;
+    O: Verb<V>;
 
 /// Nothing in the future points into it.
-impl<V: Send + Sync, O: Operation<V>> Unpin for WriteFuture<'_, V, O> {}
+impl<V: Send + Sync, O: Verb<V>> Unpin for WriteFuture<'_, V, O> {}
 
-impl<V: Send + Sync, O: Operation<V>> Future for WriteFuture<'_, V, O> {
+impl<V: Send + Sync, O: Verb<V>> Future for WriteFuture<'_, V, O> {
     type Output = Result<O::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -393,15 +393,15 @@ pub(crate) fn check_request<V: 'static>(
 }
 
 /// What a kind of write returns. Sealed.
-pub trait Operation<V>: sealed::Operation<V> {}
+pub trait Verb<V>: sealed::Verb<V> {}
 
-impl<V, O: sealed::Operation<V>> Operation<V> for O {}
+impl<V, O: sealed::Verb<V>> Verb<V> for O {}
 
 pub(crate) mod sealed {
     use crate::commit::Written;
     use crate::version::Version;
 
-    pub trait Operation<V> {
+    pub trait Verb<V> {
         /// What a landed write returns.
         type Output: Send;
 
@@ -416,7 +416,7 @@ pub(crate) mod sealed {
     }
 }
 
-impl<V: Send + Sync> sealed::Operation<V> for Put {
+impl<V: Send + Sync> sealed::Verb<V> for Put {
     type Output = Committed<V>;
 
     const VERB: &'static [u8] = b"put";
@@ -435,7 +435,7 @@ impl<V: Send + Sync> sealed::Operation<V> for Put {
     }
 }
 
-impl<V> sealed::Operation<V> for Delete {
+impl<V> sealed::Verb<V> for Delete {
     type Output = Deleted;
 
     const VERB: &'static [u8] = b"delete";
@@ -452,7 +452,7 @@ impl<V> sealed::Operation<V> for Delete {
     }
 }
 
-impl<V: Send + Sync, O: Operation<V>> fmt::Debug for WriteFuture<'_, V, O> {
+impl<V: Send + Sync, O: Verb<V>> fmt::Debug for WriteFuture<'_, V, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WriteFuture").finish_non_exhaustive()
     }

@@ -125,6 +125,8 @@ impl LeaseTerms {
         written: Vec<KeyBuf>,
     ) -> LockedLeases<'a> {
         let LeaseTerms { members, relied_on, counts, slots, refused } = self;
+        // Of a round before this one.
+        refused.clear();
         for entry in &written {
             members.item(entry);
         }

@@ -151,20 +151,16 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
             }
             Attempt::Refused(refused) => refused,
         };
-        if refused.is_duplicate() {
-            let change = Some(prepared.into_change());
-            let conflict = refused.into_conflict(store, collection, &self.key, change, None);
-            return Ok(Phase::nothing(Err(conflict.into()), rests_on));
-        }
+        // Computed anew, it would meet the same lease or the same holder of an index key.
+        let tries_again = !refused.is_barred() && !refused.is_duplicate();
         let place = (collection.id, self.hash);
-        if !refused.is_barred()
-            && let Some(phase) = retrying.after_loss(place, Some(refused.newest.clone()))
+        if tries_again && let Some(phase) = retrying.after_loss(place, Some(refused.newest.clone()))
         {
             collection.refused(store, &self.key, refused.reason(), true);
             return Ok(phase);
         }
         let spent = retrying.finish();
-        let effort = (!refused.is_barred()).then_some(spent);
+        let effort = tries_again.then_some(spent);
         let change = Some(prepared.into_change());
         let conflict = refused.into_conflict(store, collection, &self.key, change, effort);
         Ok(Phase::nothing(Err(conflict.into()), rests_on))

@@ -17,7 +17,7 @@ use crate::store::Inner;
 use crate::sync::UserCode;
 use crate::turns::Place;
 use crate::write::check_request;
-use crate::write::sealed::Operation;
+use crate::write::sealed::Verb;
 
 /// What a write asks for.
 pub(crate) struct Request<'a, V> {
@@ -119,7 +119,7 @@ impl<'a, V, O> Run<'a, V, O> {
     }
 }
 
-impl<V: Send + Sync + 'static, O: Operation<V>> Task for Run<'_, V, O> {
+impl<V: Send + Sync + 'static, O: Verb<V>> Task for Run<'_, V, O> {
     type Seen = ();
     type Prepared = Prepared<V>;
     type Answer = O::Output;
@@ -186,7 +186,7 @@ impl<V: Send + Sync + 'static, O: Operation<V>> Task for Run<'_, V, O> {
     }
 }
 
-impl<V: Send + Sync + 'static, O: Operation<V>> Run<'_, V, O> {
+impl<V: Send + Sync + 'static, O: Verb<V>> Run<'_, V, O> {
     /// Claims the operation id, if there is one. Returns what it has left behind if it has landed.
     ///
     /// # Errors
