@@ -1,6 +1,6 @@
 //! The change feed: every commit once, in order, from any place that is still kept (G9).
 //!
-//! A feed is a reader at a [`Cursor`](crate::Cursor). It tells each commit that is shown to
+//! A feed is a reader at a [`Cursor`]. It tells each commit that is shown to
 //! readers, whole and in version order, and waits for the next one. Where commits are no longer
 //! kept it says so with [`Error::Gap`](crate::Error::Gap): it is never silent about one.
 //!
