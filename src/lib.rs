@@ -92,6 +92,7 @@ mod source;
 pub mod admin;
 mod codec;
 mod service;
+mod alarm;
 mod watchers;
 mod clock;
 mod disk;

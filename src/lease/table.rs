@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
+use crate::alarm::{Alarm, Slot};
 use crate::collection::CollectionState;
 use crate::entity::Actor;
 use crate::error::{Error, Limit, Result};
@@ -14,7 +15,6 @@ use crate::lease::hold::{EXPIRY, Hold, collection_of, entry_key};
 use crate::log::Ticket;
 use crate::map::{KeyBuf, State};
 use crate::options::Limits;
-use crate::service::Timer;
 use crate::store::Inner;
 use crate::sync::{AtomicU64, Level, Mutex, Ordering};
 
@@ -26,16 +26,8 @@ pub(crate) struct Leases {
     /// How many there are, and how many are about to be.
     total: Arc<AtomicU64>,
     /// When the next one expires.
-    alarm: Mutex<Option<Alarm>>,
+    alarm: Alarm,
 }
-
-struct Alarm {
-    at: Duration,
-    _timer: Timer,
-}
-
-/// The right to one lease more. Given back when dropped.
-pub(crate) struct Slot(Option<Arc<AtomicU64>>);
 
 /// Leases that have expired are written as gone so many at a time.
 const PORTION: usize = 128;
@@ -51,7 +43,7 @@ impl Leases {
     /// `entries` holds what was stored.
     pub(crate) fn new(entries: Arc<CollectionState<Hold>>) -> Leases {
         let counts = Mutex::new(Level::Alone("counts of leases"), BTreeMap::new());
-        let alarm = Mutex::new(Level::Alone("alarm of leases"), None);
+        let alarm = Alarm::new("alarm of leases");
         let leases = Leases { entries, counts, total: Arc::new(AtomicU64::new(0)), alarm };
         leases.each(|entry, _| {
             leases.count_of(&collection_of(entry)).fetch_add(1, Ordering::Relaxed);
@@ -92,8 +84,7 @@ impl Leases {
     }
 
     fn try_slot(&self, limits: &Limits) -> Option<Slot> {
-        let before = self.total.fetch_add(1, Ordering::Relaxed);
-        let slot = Slot(Some(Arc::clone(&self.total)));
+        let (slot, before) = Slot::take(&self.total);
         (before < limits.leases as u64).then_some(slot)
     }
 
@@ -104,21 +95,8 @@ impl Leases {
 
     /// Sees to it that a lease is written as gone when it has expired.
     pub(crate) fn keep_deadline(&self, store: &Arc<Inner>, at: Duration) {
-        // One that is due stands until its sweep has begun: no later one may take its place.
-        let in_time = |alarm: &Alarm| alarm.at <= at;
-        if self.alarm.lock().as_ref().is_some_and(in_time) {
-            return;
-        }
-        let waker = Waker::from(Arc::new(Sweep(Arc::downgrade(store))));
-        // Not under the lock: a store that is closed wakes at once.
-        let Some(timer) = store.service.wake_at(at, waker) else { return };
-        let mut alarm = self.alarm.lock();
-        let surplus = match alarm.as_ref().is_some_and(in_time) {
-            true => Some(Alarm { at, _timer: timer }),
-            false => alarm.replace(Alarm { at, _timer: timer }),
-        };
-        drop(alarm);
-        drop(surplus);
+        let waker = || Waker::from(Arc::new(Sweep(Arc::downgrade(store))));
+        self.alarm.set(&store.service, at, waker);
     }
 
     /// Sees to what was stored.
@@ -196,30 +174,13 @@ impl Leases {
     }
 }
 
-impl Slot {
-    /// The lease has been taken: it has the slot from now on.
-    pub(crate) fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if let Some(total) = self.0.take() {
-            total.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
 /// Woken by the service thread when a lease expires.
 struct Sweep(Weak<Inner>);
 
 impl Wake for Sweep {
     fn wake(self: Arc<Self>) {
         let Some(store) = self.0.upgrade() else { return };
-        // Whoever takes a lease from here on sets it anew.
-        let alarm = store.leases.alarm.lock().take();
-        drop(alarm);
+        store.leases.alarm.take();
         if let Some(next) = store.leases.sweep(&store) {
             store.leases.keep_deadline(&store, next);
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::alarm::Slot;
 use crate::clock::Timestamp;
 use crate::commit::Change;
 use crate::conflict::{Conflict, Effort};
@@ -14,7 +15,7 @@ use crate::feed;
 use crate::group::{Group, Locked, LockedMembers, Members, Share, Verdict};
 use crate::ids::First;
 use crate::lease::hold::{Barred, Hold, collection_of, entry_key};
-use crate::lease::table::{Leases, Slot};
+use crate::lease::table::Leases;
 use crate::lease::{Held, Leasable};
 use crate::log::Stamp;
 use crate::map::{Install, KeyBuf, State};

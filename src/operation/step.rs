@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::alarm::Slot;
 use crate::clock::Timestamp;
 use crate::collection::Collection;
 use crate::conflict::{Conflict, Reason};
@@ -12,7 +13,6 @@ use crate::error::{Error, Limit, Result};
 use crate::operation::record::{
     BegunRecord, End, Now, OperationRecord, Queued, Running, ScopeKey, ScopeRecord, scope_key,
 };
-use crate::operation::table::Slot;
 use crate::operation::{OnBusy, OperationInfo, OperationStatus, OperationToken};
 use crate::record::put_actor;
 use crate::store::Inner;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use crate::alarm::{Alarm, Slot};
 use crate::collection::CollectionState;
 use crate::error::{Error, Result};
 use crate::key::{key_buf, sealed::Key};
@@ -18,7 +19,7 @@ use crate::operation::step::{self, Done, Ended, Step};
 use crate::operation::wait::Waiters;
 use crate::options::Limits;
 use crate::retry::Driven;
-use crate::service::{Service, Timer};
+use crate::service::Service;
 use crate::store::Inner;
 use crate::sync::{AtomicU64, Level, Mutex, Ordering};
 
@@ -33,16 +34,8 @@ pub(crate) struct OperationTable {
     /// Those that have ended, the oldest first.
     ended: Mutex<BTreeSet<Ended>>,
     /// When the next one expires or is forgotten.
-    alarm: Mutex<Option<Alarm>>,
+    alarm: Alarm,
 }
-
-struct Alarm {
-    at: Duration,
-    _timer: Timer,
-}
-
-/// The right to one operation more. Given back when dropped.
-pub(crate) struct Slot(Option<Arc<AtomicU64>>);
 
 /// Keys are looked at, and operations forgotten, so many at a time.
 const PORTION: usize = 128;
@@ -73,7 +66,7 @@ impl OperationTable {
             waiters: Arc::new(Waiters::new()),
             total: Arc::new(AtomicU64::new(total)),
             ended: Mutex::new(Level::Alone("operations that have ended"), ended),
-            alarm: Mutex::new(Level::Alone("alarm of operations"), None),
+            alarm: Alarm::new("alarm of operations"),
         }
     }
 
@@ -91,9 +84,9 @@ impl OperationTable {
 
     /// The right to one more, and how many have to be forgotten for it.
     pub(crate) fn slot(&self, limits: &Limits) -> (Slot, usize) {
-        let before = self.total.fetch_add(1, Ordering::Relaxed);
+        let (slot, before) = Slot::take(&self.total);
         let surplus = (before + 1).saturating_sub(limits.operations as u64);
-        (Slot(Some(Arc::clone(&self.total))), usize::try_from(surplus).unwrap_or(usize::MAX))
+        (slot, usize::try_from(surplus).unwrap_or(usize::MAX))
     }
 
     /// Those that ended first, up to `count`.
@@ -150,28 +143,13 @@ impl OperationTable {
 
     /// Sees to it that what expires or is forgotten then does so.
     fn keep_deadline(&self, store: &Arc<Inner>, at: Duration) {
-        // One that is due stands until its sweep has begun: no later one may take its place.
-        let in_time = |alarm: &Alarm| alarm.at <= at;
-        if self.alarm.lock().as_ref().is_some_and(in_time) {
-            return;
-        }
-        let waker = Waker::from(Arc::new(Sweep(Arc::downgrade(store))));
-        // Not under the lock: a store that is closed wakes at once.
-        let Some(timer) = store.service.wake_at(at, waker) else { return };
-        let mut alarm = self.alarm.lock();
-        let surplus = match alarm.as_ref().is_some_and(in_time) {
-            true => Some(Alarm { at, _timer: timer }),
-            false => alarm.replace(Alarm { at, _timer: timer }),
-        };
-        drop(alarm);
-        drop(surplus);
+        let waker = || Waker::from(Arc::new(Sweep(Arc::downgrade(store))));
+        self.alarm.set(&store.service, at, waker);
     }
 
     /// Ends what has expired, and forgets what is too old. Returns when to look again.
     fn sweep(&self, store: &Arc<Inner>) -> Option<Duration> {
-        // Whoever lands a step from here on sets it anew.
-        let alarm = self.alarm.lock().take();
-        drop(alarm);
+        self.alarm.take();
         let now = Now::of(&*store.clock);
         let (mut due, mut next) = (Vec::new(), Duration::MAX);
         each(&self.scopes.map, |key: ScopeKey, scope: &ScopeRecord| {
@@ -245,21 +223,6 @@ fn each<K: Key, V>(map: &Map<V>, mut f: impl FnMut(K, &V)) {
             if let Some((key, record)) = K::decode(key).zip(state.live()) {
                 f(key, &record.value);
             }
-        }
-    }
-}
-
-impl Slot {
-    /// The operation has been begun: it has the slot from now on.
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if let Some(total) = self.0.take() {
-            total.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
