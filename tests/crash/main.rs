@@ -4,6 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../proof/mod.rs"]
+mod proof;
 
 mod campaign;
 mod faults;
@@ -12,3 +14,4 @@ mod life;
 mod mutants;
 mod unsynced;
 mod watching;
+mod whole;

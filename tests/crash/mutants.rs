@@ -12,7 +12,7 @@ use crate::faults::sync_faults;
 use crate::life::{Plan, Style};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mistake {
+pub enum Mistake {
     /// The names are never synced.
     NamesForgotten,
     /// A sync returns at once, and takes effect with the next call.
@@ -38,7 +38,7 @@ type SharedFile = Arc<Mutex<Box<dyn DiskFile>>>;
 /// The file whose sync is still to take effect.
 type Late = Arc<Mutex<Option<SharedFile>>>;
 
-fn mutant(disk: MemoryDisk, mistake: Mistake) -> Arc<dyn Disk> {
+pub fn mutant(disk: MemoryDisk, mistake: Mistake) -> Arc<dyn Disk> {
     Arc::new(Mutant { disk, mistake, late: Late::default() })
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::process::{self, ChildStdout, Command, ExitStatus, Stdio};
 use std::task::Poll;
+use std::time::SystemTime;
 
 use ifmatch::{
     Collection, Committed, Compute, Computed, Deleted, Error, Outcome, Result, Store, StoreBuilder,
@@ -15,6 +16,7 @@ use ifmatch::{
 };
 
 use crate::common::block_on;
+use crate::proof::{self, Told};
 
 const DIRECTORY: &str = "IFMATCH_TEST_CHILD_DIRECTORY";
 const SEED: &str = "IFMATCH_TEST_CHILD_SEED";
@@ -22,11 +24,14 @@ const SEED: &str = "IFMATCH_TEST_CHILD_SEED";
 /// Few, so that threads collide.
 const KEYS: u64 = 6;
 const THREADS: u64 = 5;
+/// Threads that take steps of the whole conflict model, and how many keys each may lease.
+const PROVERS: u64 = 2;
+const LEASED: u64 = 16;
 /// How much a thread still does when writes are refused for good: reads go on.
 const STEPS_WHEN_POISONED: u64 = 20;
 
 /// What the child tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Fact {
     Opening,
     /// The store did not open because the file system refused.
@@ -39,6 +44,8 @@ pub(crate) enum Fact {
     /// A value that was refused, and so was never written.
     Never(Key, u64),
     Poisoned,
+    /// Of the whole conflict model.
+    Told(Told),
 }
 
 /// Which entity.
@@ -113,6 +120,9 @@ impl Iterator for Child {
 }
 
 fn parse(told: &str) -> Option<Fact> {
+    if let Some(told) = told.strip_prefix("told ") {
+        return serde_json::from_str(told).ok().map(Fact::Told);
+    }
     let mut words = told.split(' ');
     let verb = words.next()?;
     if let Some(fact) = match verb {
@@ -155,6 +165,10 @@ pub(crate) fn run_if_told_to() {
         (Err(error), _) | (_, Err(error)) => return broken(&error),
     };
     std::thread::scope(|scope| {
+        for prover in 0..PROVERS {
+            let store = &store;
+            scope.spawn(move || prove(store, prover, seed));
+        }
         for thread in 0..THREADS {
             let worker = Worker {
                 rows: &rows,
@@ -167,6 +181,17 @@ pub(crate) fn run_if_told_to() {
             scope.spawn(move || worker.run());
         }
     });
+}
+
+/// Takes steps until the store takes no more.
+fn prove(store: &Store, number: u64, seed: u64) {
+    let tell = |told| tell(format_args!("told {}", serde_json::to_string(&told).unwrap()));
+    let tools = proof::Tools { store, now: &SystemTime::now, tell: &tell };
+    match proof::Worker::new(tools, number, LEASED, seed) {
+        Ok(mut worker) => while worker.step().is_continue() {},
+        Err(Error::Poisoned { .. }) => {}
+        Err(error) => broken(&error),
+    }
 }
 
 /// One system call a line, so that none is torn by a kill. Nobody listens: nothing to do.

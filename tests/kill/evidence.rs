@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::AddAssign;
 use std::path::Path;
+use std::time::SystemTime;
 
 use ifmatch::Collection;
 
 use crate::child::{Child, Fact, Key, State, builder};
+use crate::proof::{self, Proof};
 
 /// More than a child tells before a failing sync meets it or a signal.
 const MOST_FACTS: usize = 100_000;
@@ -21,17 +23,19 @@ pub(crate) struct Evidence {
     reached: HashMap<Key, u64>,
     /// Values that were refused.
     never: HashSet<(Key, u64)>,
+    proof: Proof,
     pub(crate) counts: Counts,
 }
 
 /// How much was told and checked.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) acknowledged: u64,
     pub(crate) seen: u64,
     pub(crate) never: u64,
     pub(crate) poisoned: u64,
     pub(crate) checks: u64,
+    pub(crate) proof: proof::Counts,
 }
 
 impl Evidence {
@@ -50,7 +54,7 @@ impl Evidence {
     pub(crate) fn take_in_rest(&mut self, child: &mut Child) -> Vec<Fact> {
         let facts: Vec<Fact> = child.by_ref().take(MOST_FACTS).collect();
         assert!(facts.len() < MOST_FACTS, "the child goes on, though it should have ended");
-        facts.iter().for_each(|fact| self.add(*fact));
+        facts.iter().for_each(|fact| self.add(fact.clone()));
         child.wait();
         facts
     }
@@ -71,6 +75,7 @@ impl Evidence {
                 self.never.insert((key, value));
             }
             Fact::Poisoned => self.counts.poisoned += 1,
+            Fact::Told(told) => self.proof.learn(&told).unwrap(),
             Fact::Opening | Fact::NotOpened => {}
         }
     }
@@ -103,6 +108,8 @@ impl Evidence {
             assert!(!refused, "version {version} of {key} has a value that was refused");
         }
         self.check_counters();
+        self.proof.check(&store, &SystemTime::now).unwrap();
+        self.counts.proof = self.proof.counts.clone();
         self.counts.checks += 1;
         store.close().unwrap();
     }
@@ -135,13 +142,17 @@ impl AddAssign for Counts {
         self.never += other.never;
         self.poisoned += other.poisoned;
         self.checks += other.checks;
+        self.proof += &other.proof;
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { acknowledged, seen, never, poisoned, checks } = self;
+        let Counts { acknowledged, seen, never, poisoned, checks, proof } = self;
         write!(f, "{acknowledged} writes acknowledged, {seen} states seen, {never} values ")?;
-        write!(f, "refused, {poisoned} times poisoned; held against the store {checks} times")
+        write!(
+            f,
+            "refused, {poisoned} times poisoned; held against the store {checks} times; {proof}"
+        )
     }
 }

@@ -8,6 +8,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../proof/mod.rs"]
+mod proof;
 
 mod child;
 mod evidence;
@@ -20,7 +22,7 @@ use evidence::Evidence;
 
 /// How many children are killed; a few by default, because each is a process to start.
 const ROUNDS: &str = "IFMATCH_TEST_KILL_ROUNDS";
-const FEW_ROUNDS: u64 = 10;
+const FEW_ROUNDS: u64 = 100;
 /// A directory gets old, then a fresh one follows, so that being young is tested too.
 const ROUNDS_OF_A_DIRECTORY: u64 = 40;
 
@@ -53,4 +55,5 @@ fn g2_g3_kill_9_takes_back_nothing_that_was_acknowledged_or_seen() {
     }
     println!("{rounds} kills; {total}");
     assert!(total.acknowledged > 10 * rounds && total.seen > rounds && total.never > rounds);
+    total.proof.assert_all(rounds / 100);
 }
