@@ -216,7 +216,7 @@ impl Record {
                 if *replayed {
                     counts.add("replays");
                 }
-                asked.told_first = true;
+                asked.told_first |= !replayed;
             }
             Told::Not { no: No::Broken(what), .. } => return Err(what.clone()),
             Told::Not { id, .. } => {
