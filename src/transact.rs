@@ -224,6 +224,31 @@ impl<R> Once<R> {
     }
 }
 
+impl<F, R> TransactOnce<'_, F, R> {
+    /// What the transaction is about, as bytes: another one with the same operation id and other
+    /// bytes is refused as [`KeyReused`](crate::Error::KeyReused), instead of being taken for the
+    /// first.
+    ///
+    /// ```
+    /// use ifmatch::Precondition;
+    ///
+    /// let store = ifmatch::Store::in_memory();
+    /// let hours = store.collection::<String, u32>("hours")?;
+    /// let book = |count: u32| {
+    ///     let always = Precondition::Unconditional;
+    ///     let booking = store.transact(|tx| tx.put_if(&hours, "ann", count, always.clone()));
+    ///     booking.by("ann").operation_id("monday").payload(count.to_le_bytes()).commit()
+    /// };
+    /// book(8)?;
+    /// assert!(matches!(book(6), Err(ifmatch::Error::KeyReused { .. })));
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn payload(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.0.run.payload = bytes.into();
+        self
+    }
+}
+
 impl<'a, F, R> TransactOnce<'a, F, R>
 where
     F: FnMut(&mut Transaction<'_>) -> Result<R>,

@@ -22,6 +22,8 @@ pub(crate) struct Run<F, R> {
     landed: fn(&mut R),
     pub(super) actor: Option<Actor>,
     pub(super) operation_id: Option<String>,
+    /// What a second one with this operation id has to have as well.
+    pub(super) payload: Vec<u8>,
     result: PhantomData<fn() -> R>,
 }
 
@@ -35,7 +37,8 @@ pub(crate) struct Prepared<R> {
 
 impl<F, R> Run<F, R> {
     pub(super) fn new(body: F) -> Run<F, R> {
-        Run { body, landed: |_| (), actor: None, operation_id: None, result: PhantomData }
+        let (landed, result, payload) = (|_: &mut R| (), PhantomData, Vec::new());
+        Run { body, landed, actor: None, operation_id: None, payload, result }
     }
 
     /// A step of the crate's own.
@@ -152,7 +155,8 @@ impl<F, R> Run<F, R>
 where
     F: FnMut(&mut Transaction<'_>) -> Result<R>,
 {
-    /// What the operation id stands for: no more than its actor, because a closure has no bytes.
+    /// What the operation id stands for: its actor, and what the caller says, because a closure has
+    /// no bytes.
     ///
     /// # Errors
     /// [`Error::Limit`](crate::Error::Limit).
@@ -160,7 +164,9 @@ where
         let Some(id) = &self.operation_id else { return Ok(None) };
         let place = || "a transaction".to_owned();
         store.limits.check(Limit::OperationIdBytes, id.len(), place)?;
-        Ok(Some(Claim::new(self.actor.as_ref(), id, &[b"transact"])))
+        let about: [&[u8]; 2] = [b"transact", &self.payload];
+        let said = about.len() - usize::from(self.payload.is_empty());
+        Ok(Some(Claim::new(self.actor.as_ref(), id, about.split_at(said).0)))
     }
 
     fn replay(&self, record: &Record<IdRecord>, claim: &Claim) -> Phase<Self> {
