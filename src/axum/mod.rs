@@ -1,5 +1,6 @@
 //! A ready [`Router`] that serves the documents of a store.
 
+mod history;
 mod path;
 mod read;
 mod request;

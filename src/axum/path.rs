@@ -14,6 +14,7 @@ pub(super) enum Resource {
     Health,
     Collection(String),
     Document { collection: String, key: String },
+    History { collection: String, key: String },
 }
 
 impl Resource {
@@ -22,13 +23,15 @@ impl Resource {
     /// # Errors
     /// 404 for a path that names nothing, 400 for a name or key that cannot be one.
     pub(super) fn parse(path: &str) -> Result<Resource, Problem> {
-        let mut segments = path.strip_prefix('/').unwrap_or(path).split('/');
-        let found = [segments.next(), segments.next(), segments.next(), segments.next()];
-        match found {
-            [Some("healthz"), None, ..] => Ok(Resource::Health),
-            [Some("collections"), Some(name), None, _] => Ok(Resource::Collection(named(name)?)),
-            [Some("collections"), Some(name), Some(key), None] => {
+        let segments: Vec<_> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
+        match *segments {
+            ["healthz"] => Ok(Resource::Health),
+            ["collections", name] => Ok(Resource::Collection(named(name)?)),
+            ["collections", name, key] => {
                 Ok(Resource::Document { collection: named(name)?, key: keyed(key)? })
+            }
+            ["collections", name, key, "history"] => {
+                Ok(Resource::History { collection: named(name)?, key: keyed(key)? })
             }
             _ => Err(Problem::new(
                 ProblemReason::NotFound,
@@ -41,7 +44,7 @@ impl Resource {
     /// The methods that the resource knows, as in `Allow`.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Resource::Health => "GET, HEAD, OPTIONS",
+            Resource::Health | Resource::History { .. } => "GET, HEAD, OPTIONS",
             Resource::Collection(_) => "GET, HEAD, POST, OPTIONS",
             Resource::Document { .. } => "GET, HEAD, PUT, DELETE, OPTIONS",
         }

@@ -8,9 +8,11 @@ use ::http::request::Parts;
 
 use super::RouterOptions;
 use super::path::{malformed, parameters};
+use crate::collection::Collection;
 use crate::http::{Conditions, Document, Problem, ProblemReason};
 use crate::precondition::Precondition;
-use crate::version::Lineage;
+use crate::version::{Lineage, Version};
+use crate::write::Write;
 
 /// How a write is to be done.
 pub(super) struct Intent {
@@ -18,13 +20,16 @@ pub(super) struct Intent {
     /// Overwriting is spelled out.
     pub(super) unconditional: bool,
     pub(super) actor: Option<String>,
+    /// `Idempotency-Key`.
+    pub(super) operation_id: Option<String>,
+    /// The token of the lease that the write relies on.
+    pub(super) lease: Option<Version>,
     /// The answer needs no body.
     pub(super) minimal: bool,
 }
 
-/// Headers that promise the caller something that this server would not keep. Ignoring one
-/// would lose the protection that it asks for.
-const UNSUPPORTED: [&str; 3] = ["idempotency-key", "ifmatch-lease", "content-range"];
+/// A write of a part would be taken for one of the whole.
+const CONTENT_RANGE: &str = "content-range";
 
 impl Intent {
     /// Reads the headers and the query of a write.
@@ -33,11 +38,8 @@ impl Intent {
     /// 400.
     pub(super) fn of(parts: &Parts) -> Result<Intent, Problem> {
         let headers = &parts.headers;
-        if let Some(name) = UNSUPPORTED.iter().find(|name| headers.contains_key(**name)) {
-            return Err(malformed(format!(
-                "this server does not support the header {name}, and will not write without \
-                 what it asks for; send the request without it"
-            )));
+        if headers.contains_key(CONTENT_RANGE) {
+            return Err(malformed("a document is written whole; send it without Content-Range"));
         }
         let [unconditional] = parameters(parts.uri.query(), ["unconditional"])?;
         Ok(Intent {
@@ -48,8 +50,29 @@ impl Intent {
                 Some(_) => return Err(malformed("unconditional is true or false")),
             },
             actor: actor(headers)?,
+            operation_id: operation_id(headers)?,
+            lease: lease(headers)?,
             minimal: prefers_minimal(headers),
         })
+    }
+
+    /// Adds to a write what does not depend on its kind.
+    pub(super) fn apply<'a, O>(
+        &self,
+        mut write: Write<'a, String, Document, O>,
+        documents: &Collection<String, Document>,
+        key: &str,
+    ) -> Write<'a, String, Document, O> {
+        if let Some(actor) = &self.actor {
+            write = write.by(actor);
+        }
+        if let Some(id) = &self.operation_id {
+            write = write.operation_id(id);
+        }
+        match self.lease {
+            Some(token) => write.holding(&documents.lease_with_token(key, token)),
+            None => write,
+        }
     }
 
     /// What the write relies on; empty if the request does not say. A condition counts even
@@ -76,15 +99,7 @@ pub(super) fn conditions(headers: &HeaderMap) -> Result<Conditions, Problem> {
 /// # Errors
 /// 415.
 pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
-    if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
-        let detail = "send the body without a content coding";
-        return Err(Problem::new(ProblemReason::UnsupportedMediaType, detail));
-    }
-    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-    let only = types.next().filter(|_| types.next().is_none());
-    let media_type = only.and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = media_type(headers)?;
     // A patch is JSON too, but stored as the document it would replace it.
     let is_patch = essence.ends_with("patch+json");
     if essence == "application/json"
@@ -96,7 +111,23 @@ pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(ProblemReason::UnsupportedMediaType, detail))
 }
 
-/// Takes in the body.
+/// What the body calls itself, in lower case and without parameters; empty if it does not say.
+///
+/// # Errors
+/// 415 if it is coded.
+fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
+    let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
+        let detail = "send the body without a content coding";
+        return Err(Problem::new(ProblemReason::UnsupportedMediaType, detail));
+    }
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let only = types.next().filter(|_| types.next().is_none());
+    let media_type = only.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    Ok(media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+/// Takes in a document.
 ///
 /// # Errors
 /// 413, 408, and 400 if it is no JSON.
@@ -104,6 +135,15 @@ pub(super) async fn document(
     request: Request,
     options: &RouterOptions,
 ) -> Result<Document, Problem> {
+    let bytes = body(request, options).await?;
+    Document::from_bytes(bytes.into()).map_err(|error| malformed(error.to_string()))
+}
+
+/// Takes in the body.
+///
+/// # Errors
+/// 413 and 408.
+async fn body(request: Request, options: &RouterOptions) -> Result<Bytes, Problem> {
     let (most, timeout) = (options.body_limit, options.body_timeout);
     // What announces itself as too large is refused before it is sent.
     if ::axum::body::HttpBody::size_hint(request.body()).lower() > most as u64 {
@@ -118,24 +158,65 @@ pub(super) async fn document(
             Problem::new(ProblemReason::Timeout, detail)
         })?,
     };
-    let bytes = body.map_err(|rejection| match rejection.status() {
+    body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             Problem::new(ProblemReason::TooLarge, "the body is larger than this server takes")
         }
         _ => malformed("the body could not be read to its end"),
-    })?;
-    Document::from_bytes(bytes.into()).map_err(|error| malformed(error.to_string()))
+    })
 }
 
 /// `Ifmatch-Actor`: who writes.
+///
+/// # Errors
+/// 400.
 fn actor(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut lines = headers.get_all("ifmatch-actor").into_iter();
-    let Some(first) = lines.next() else { return Ok(None) };
-    let actor = std::str::from_utf8(first.as_bytes()).unwrap_or_default().trim();
-    if lines.next().is_some() || actor.is_empty() || actor.chars().any(char::is_control) {
-        return Err(malformed("Ifmatch-Actor is one name, in UTF-8"));
+    let actor = only(headers, "ifmatch-actor")
+        .map_err(|()| malformed("Ifmatch-Actor is one name, in UTF-8"))?;
+    Ok(actor.map(str::to_owned))
+}
+
+/// `Idempotency-Key`: the operation id, as a string (RFC 9651 section 3.3.3) or bare.
+///
+/// # Errors
+/// 400.
+fn operation_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let wrong = || malformed("Idempotency-Key is one id, as a quoted string or bare");
+    let Some(text) = only(headers, "idempotency-key").map_err(|()| wrong())? else {
+        return Ok(None);
+    };
+    let Some(quoted) = text.strip_prefix('"') else { return Ok(Some(text.to_owned())) };
+    let mut id = String::new();
+    let mut rest = quoted.strip_suffix('"').ok_or_else(wrong)?.chars();
+    while let Some(next) = rest.next() {
+        id.push(match next {
+            '\\' => rest.next().filter(|next| matches!(next, '"' | '\\')).ok_or_else(wrong)?,
+            '"' => return Err(wrong()),
+            next => next,
+        });
     }
-    Ok(Some(actor.to_owned()))
+    if id.is_empty() { Err(wrong()) } else { Ok(Some(id)) }
+}
+
+/// `Ifmatch-Lease`: the token of a lease.
+///
+/// # Errors
+/// 400.
+fn lease(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
+    let wrong = || malformed("Ifmatch-Lease is the token of one lease, a number");
+    let Some(text) = only(headers, "ifmatch-lease").map_err(|()| wrong())? else {
+        return Ok(None);
+    };
+    text.parse().ok().and_then(Version::new).map(Some).ok_or_else(wrong)
+}
+
+/// The value of a header that may be there once. It is text, and not empty.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
+    let mut lines = headers.get_all(name).into_iter();
+    let Some(first) = lines.next() else { return Ok(None) };
+    let text = std::str::from_utf8(first.as_bytes()).unwrap_or_default().trim();
+    let is_text = !text.is_empty() && !text.chars().any(char::is_control);
+    if lines.next().is_none() && is_text { Ok(Some(text)) } else { Err(()) }
 }
 
 /// `Prefer: return=minimal` (RFC 7240 section 4.2).

@@ -11,6 +11,7 @@ use crate::version::{EntityTag, Version};
 
 const VERSION: HeaderName = HeaderName::from_static("ifmatch-version");
 const WRITTEN_BY: HeaderName = HeaderName::from_static("ifmatch-written-by");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// A document and all that is known of it.
@@ -74,6 +75,14 @@ pub(super) fn located(mut response: Response, location: &str) -> Response {
     // Paths come from a URI or are encoded: they are header values.
     if let Ok(location) = HeaderValue::from_str(location) {
         response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// Says whether this is the answer of a write that had landed before (G5).
+pub(super) fn replayed(mut response: Response, replayed: bool) -> Response {
+    if replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     response
 }

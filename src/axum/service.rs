@@ -59,6 +59,9 @@ impl Service {
             (Resource::Document { collection, key }, &Method::DELETE) => {
                 self.delete(&collection, &key, request).await
             }
+            (Resource::History { collection, key }, &Method::GET | &Method::HEAD) => {
+                self.history(&collection, &key)
+            }
             (_, method) => {
                 let detail = format!("{method} is not done here; use one of {methods}");
                 let problem = Problem::new(ProblemReason::MethodNotAllowed, detail);

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::request::{Intent, document, expect_json};
 use super::response;
 use super::service::{Service, no_document};
+use crate::conflict::Reason;
 use crate::error::Error;
 use crate::http::{Document, Problem};
 use crate::precondition::{Precondition, decide};
@@ -45,7 +46,7 @@ impl Service {
         let mut preconditions = intent.preconditions(self.store.lineage());
         preconditions.push(Precondition::Absent);
         let value = document(Request::from_parts(parts, body), &self.options).await?;
-        let key = Uuid::now_v7().to_string();
+        let key = new_key(collection, &intent).to_string();
         let written = self.write(collection, &key, value, &intent, preconditions).await?;
         Ok(self.written(&written, &intent, &format!("{path}/{key}")))
     }
@@ -62,16 +63,17 @@ impl Service {
         let preconditions = self.required(&intent)?;
         let documents = self.existing(collection)?;
         let delete = documents.delete(key).condition(Precondition::Exists);
-        let mut delete =
-            preconditions.into_iter().fold(delete, |delete, next| delete.condition(next));
-        if let Some(actor) = &intent.actor {
-            delete = delete.by(actor);
-        }
-        match delete.await {
-            Ok(deleted) => Ok(response::deleted(self.tag(deleted.version()))),
+        let delete = preconditions.into_iter().fold(delete, |delete, next| delete.condition(next));
+        match intent.apply(delete, &documents, key).await {
+            Ok(deleted) => {
+                let answer = response::deleted(self.tag(deleted.version()));
+                Ok(response::replayed(answer, deleted.is_replayed()))
+            }
             // Without conditions the answer would be 404, so that is what it stays (RFC 9110
             // section 13.2.1).
-            Err(Error::Conflict(conflict)) if conflict.current_version().is_none() => {
+            Err(Error::Conflict(conflict))
+                if matches!(conflict.reason(), Reason::Absent | Reason::Deleted) =>
+            {
                 Err(no_document(collection, key))
             }
             Err(error) => Err(self.failure(&error, &intent.conditions)),
@@ -96,10 +98,8 @@ impl Service {
         let mut preconditions = preconditions.into_iter();
         let first = preconditions.next().ok_or_else(Problem::precondition_required)?;
         let put = documents.put(key, value).condition(first);
-        let mut put = preconditions.fold(put, |put, next| put.condition(next));
-        if let Some(actor) = &intent.actor {
-            put = put.by(actor);
-        }
+        let put = preconditions.fold(put, |put, next| put.condition(next));
+        let put = intent.apply(put, &documents, key);
         put.await.map_err(|error| self.failure(&error, &intent.conditions))
     }
 
@@ -124,6 +124,21 @@ impl Service {
             true => response::minimal(status, tag, entity),
             false => response::document(status, tag, entity),
         };
+        let answer = response::replayed(answer, written.is_replayed());
         if created { response::located(answer, path) } else { answer }
     }
+}
+
+/// A key that is free. With an operation id it follows from that (RFC 9562 section 5.5), so that a
+/// second try writes the same key as the first, and is known for what it is.
+fn new_key(collection: &str, intent: &Intent) -> Uuid {
+    const NAMESPACE: Uuid = Uuid::from_u128(0x9d2c_5e01_7a43_4b6f_8e15_c0f2_63ab_d874);
+    let Some(id) = &intent.operation_id else { return Uuid::now_v7() };
+    let actor = intent.actor.as_deref();
+    // Lengths keep one name from running into the next.
+    let parts = [Some(collection), actor, Some(id)].map(|part| match part {
+        Some(part) => format!("{}:{part}", part.len()),
+        None => "-".to_owned(),
+    });
+    Uuid::new_v5(&NAMESPACE, parts.concat().as_bytes())
 }

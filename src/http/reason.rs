@@ -62,7 +62,7 @@ pub enum ProblemReason {
     /// An idempotency key was used for another write.
     KeyReused,
     /// The changes that were asked for are not kept any more.
-    Gone,
+    Gap,
 }
 
 impl ProblemReason {
@@ -84,7 +84,7 @@ impl ProblemReason {
             ProblemReason::DiskFull => "disk_full",
             ProblemReason::Internal => "internal",
             ProblemReason::KeyReused => "key_reused",
-            ProblemReason::Gone => "gone",
+            ProblemReason::Gap => "gap",
         }
     }
 
@@ -115,7 +115,7 @@ impl ProblemReason {
             ProblemReason::DiskFull => "The disk is full",
             ProblemReason::Internal => "The server failed",
             ProblemReason::KeyReused => "The idempotency key was used for another write",
-            ProblemReason::Gone => "The changes are not kept any more",
+            ProblemReason::Gap => "The changes are not kept any more",
         }
     }
 
@@ -154,7 +154,7 @@ impl ProblemReason {
             }
             Error::Closed | Error::Migrating { .. } | Error::Restart => ProblemReason::Overloaded,
             Error::NotYet { .. } => ProblemReason::Overloaded,
-            Error::Gap { .. } => ProblemReason::Gone,
+            Error::Gap { .. } => ProblemReason::Gap,
             Error::Poisoned { .. } => ProblemReason::Poisoned,
             Error::DiskFull { .. } => ProblemReason::DiskFull,
             Error::Decode { .. }
@@ -194,7 +194,7 @@ impl ProblemReason {
             ProblemReason::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             ProblemReason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             ProblemReason::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            ProblemReason::Gone => StatusCode::GONE,
+            ProblemReason::Gap => StatusCode::GONE,
         }
     }
 }

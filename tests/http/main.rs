@@ -5,5 +5,6 @@ mod clients;
 mod conditions;
 mod documents;
 mod hostile;
+mod idempotency;
 mod pages;
 mod problems;

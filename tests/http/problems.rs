@@ -175,17 +175,11 @@ fn g12_limits_have_typed_answers() {
 }
 
 #[test]
-fn a_protection_that_is_not_given_is_refused() {
+fn a_part_is_not_taken_for_the_whole() {
     let client = Client::in_memory();
-    for name in ["idempotency-key", "ifmatch-lease", "content-range"] {
-        let path = format!("{PATH}{OVERWRITE}");
-        for (method, path) in [("PUT", &*path), ("DELETE", &*path), ("POST", "/collections/shifts")]
-        {
-            let answer = client.call(method, path, &[JSON, (name, "x")], "1");
-            assert_eq!((answer.status, answer.reason().as_str()), (400, "malformed"));
-            assert!(answer.json()["detail"].as_str().unwrap().contains(name));
-        }
-    }
+    let path = format!("{PATH}{OVERWRITE}");
+    let answer = client.call("PUT", &path, &[JSON, ("content-range", "bytes 0-0/2")], "1");
+    assert_eq!((answer.status, answer.reason().as_str()), (400, "malformed"));
     assert_eq!(client.get(PATH).status, 404);
 }
 

@@ -1,0 +1,54 @@
+//! What was under a key before.
+
+use ::axum::response::Response;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::response;
+use super::service::{Service, no_document};
+use crate::history::HistoryEntry;
+use crate::http::{Conditions, Document, Problem};
+
+#[derive(Serialize)]
+struct Page<'a> {
+    items: Vec<Item<'a>>,
+}
+
+#[derive(Serialize)]
+struct Item<'a> {
+    kind: &'static str,
+    version: u64,
+    etag: String,
+    written_by: Option<&'a str>,
+    written_at: String,
+    /// Of a version, and not of a deletion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a RawValue>,
+}
+
+impl Service {
+    /// `GET /collections/{collection}/{key}/history`: the newest first.
+    pub(super) fn history(&self, collection: &str, key: &str) -> Result<Response, Problem> {
+        let documents = self.existing(collection)?;
+        let history = documents.history(key);
+        let history = history.map_err(|error| self.failure(&error, &Conditions::default()))?;
+        if history.is_empty() {
+            return Err(no_document(collection, key));
+        }
+        let items = history.iter().map(|entry| self.entry(entry)).collect();
+        // Serializing strings and numbers into a string does not fail.
+        Ok(response::json(serde_json::to_string(&Page { items }).unwrap_or_default()))
+    }
+
+    fn entry<'a>(&self, entry: &'a HistoryEntry<Document>) -> Item<'a> {
+        let entity = entry.entity();
+        Item {
+            kind: if entity.is_some() { "put" } else { "delete" },
+            version: entry.version().get(),
+            etag: self.tag(entry.version()).to_string(),
+            written_by: entry.by(),
+            written_at: humantime::format_rfc3339_millis(entry.at()).to_string(),
+            value: entity.and_then(|entity| entity.raw()),
+        }
+    }
+}
