@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ifmatch::{OnBusy, Result, Retry, Store};
+use ifmatch::{Collection, OnBusy, Result, Retry, Store};
 
 fn main() -> Result<()> {
     let store = Store::in_memory();
@@ -10,7 +10,15 @@ fn main() -> Result<()> {
 
     let first = photos.begin("user/42").by("photos").ttl(Duration::from_secs(60)).commit()?;
     println!("photos begins: {} is {}", first.id(), first.info().status());
+    let albums: Collection<String, u32> = store.collection("albums")?;
+    albums.create("user/42/2019", 12).by("alice").commit()?;
+    let lease = first.lease(&albums, "user/42/2019").reason("being moved").commit()?;
     first.progress(40).commit()?;
+
+    println!("\nalice adds a picture to an album that is being moved:");
+    let refused = albums.update("user/42/2019", |pictures| *pictures += 1).by("alice").commit();
+    println!("  409 {}", refused.unwrap_err());
+    albums.put("user/42/2019", 0).if_exists().by("photos").holding(&lease).commit()?;
 
     println!("\nmail asks for the same user, and is refused:");
     let refused = mail.begin("user/42").by("mail").commit().unwrap_err();
@@ -33,6 +41,8 @@ fn main() -> Result<()> {
 
     let started = second.wait_for_start().within(Duration::from_secs(5)).wait()?;
     println!("photos is done, and mail is {}", started.expect("it is known").status());
+    albums.update("user/42/2019", |pictures| *pictures += 1).by("alice").commit()?;
+    println!("the album is nobody's any more, and alice adds her picture");
     second.complete("300 letters").commit()?;
 
     let done = mail.wait_for(second.id()).within(Duration::from_secs(5)).wait()?;

@@ -256,6 +256,8 @@ pub enum Limit {
     LeaseMillis,
     /// Bytes of the reason of a lease.
     LeaseReasonBytes,
+    /// Keys that one operation leases.
+    OperationLeases,
     /// Operations that have not been forgotten.
     Operations,
     /// Operations that wait for one scope.
@@ -312,7 +314,7 @@ impl Error {
             Error::Limit { limit: Limit::Collections | Limit::MigrationBytes, .. } => 409,
             Error::Limit { limit: Limit::TransactionKeys | Limit::TransactionWrites, .. } => 413,
             Error::Limit { limit: Limit::TransactionBytes | Limit::BatchWrites, .. } => 413,
-            Error::Limit { limit: Limit::Leases, .. } => 409,
+            Error::Limit { limit: Limit::Leases | Limit::OperationLeases, .. } => 409,
             Error::Limit { limit: Limit::LeaseMillis | Limit::LeaseReasonBytes, .. } => 400,
             Error::Limit { limit: Limit::Operations | Limit::OperationQueue, .. } => 409,
             Error::Limit { limit: Limit::OperationMillis, .. } => 400,
@@ -498,6 +500,7 @@ impl fmt::Display for Limit {
             Limit::Leases => "leases",
             Limit::LeaseMillis => "milliseconds of lease",
             Limit::LeaseReasonBytes => "bytes of reason",
+            Limit::OperationLeases => "keys leased by an operation",
             Limit::Operations => "operations",
             Limit::OperationQueue => "operations waiting",
             Limit::OperationMillis => "milliseconds of operation",

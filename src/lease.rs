@@ -54,9 +54,9 @@ pub struct Lease {
 /// What tells a lease from all others.
 #[derive(Clone)]
 pub(crate) struct Held {
-    leased: Arc<dyn Leasable>,
-    key: KeyBuf,
-    token: Version,
+    pub(crate) leased: Arc<dyn Leasable>,
+    pub(crate) key: KeyBuf,
+    pub(crate) token: Version,
 }
 
 /// A collection whose keys can be leased, whatever the type of its values.
@@ -137,8 +137,7 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
     /// ```
     pub fn lease_with_token(&self, key: impl AsKey<K>, token: Version) -> Lease {
         let (leased, key) = (self.leasable(), key.with_bytes(|key| KeyBuf::from(key)));
-        let (store, held) = (Arc::clone(&self.store), Held { leased, key, token });
-        Lease { store, held, expires_at: None }
+        Lease::new(&self.store, Held { leased, key, token }, None)
     }
 
     pub(crate) fn leasable(&self) -> Arc<dyn Leasable> {
@@ -163,6 +162,10 @@ impl<V: Send + Sync + 'static> Leasable for CollectionState<V> {
 }
 
 impl Lease {
+    pub(crate) fn new(store: &Arc<Inner>, held: Held, expires_at: Option<SystemTime>) -> Lease {
+        Lease { store: Arc::clone(store), held, expires_at: expires_at.map(Timestamp::from) }
+    }
+
     /// The fencing token: the version of the commit that took the lease. Later leases have higher
     /// ones; renewing keeps it. It fences off mistakes, not attackers, who can guess it.
     pub fn token(&self) -> Version {

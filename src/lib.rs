@@ -121,8 +121,8 @@ pub use key::{AsKey, AsPrefix, Key};
 pub use lease::{Lease, LeaseFuture, LeaseInfo, ReleaseLease, RenewLease, TakeLease};
 pub use merging::{Merge, MergeFuture};
 pub use operation::{
-    Begin, Begun, NotAToken, OnBusy, OperationFuture, OperationHandle, OperationInfo,
-    OperationStatus, OperationStep, OperationToken, Operations, WaitForOperation,
+    Begin, Begun, LeaseForOperation, NotAToken, OnBusy, OperationFuture, OperationHandle,
+    OperationInfo, OperationStatus, OperationStep, OperationToken, Operations, WaitForOperation,
     WaitForOperationFuture,
 };
 pub use options::{Durability, Limits, RetryPolicy, StoreBuilder};

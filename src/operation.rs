@@ -1,6 +1,7 @@
 //! Operations: long-running pieces of work, one at a time within a scope, told to all who ask.
 
 mod info;
+mod lease;
 mod record;
 mod step;
 mod table;
@@ -15,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 pub use info::{NotAToken, OperationInfo, OperationStatus, OperationToken};
+pub use lease::LeaseForOperation;
 pub(crate) use record::{
     BegunCodec, BegunRecord, OperationCodec, OperationRecord, ScopeCodec, ScopeKey, ScopeRecord,
 };
@@ -431,14 +433,16 @@ fn landed(store: &Inner, done: Result<Once<Done>>) -> Result<Done> {
         // Nobody will end anything any more.
         store.operations.wake_all();
     }
-    match done.map(Once::expect_first)?.into_value() {
+    let done = done.map(Once::expect_first)?;
+    let version = done.version();
+    match done.into_value() {
         Done { outcome: Outcome::Refused(mut conflict), .. } => {
             let (records, id) = (&store.operations.records, conflict.key().as_bytes());
             let spread = records.refused(store, id, conflict.reason(), true);
             conflict.pause = contention::draw(&store.random, spread);
             Err(Error::Conflict(conflict))
         }
-        done => Ok(done),
+        done => Ok(Done { version, ..done }),
     }
 }
 

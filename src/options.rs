@@ -85,6 +85,8 @@ pub struct Limits {
     pub lease_ttl: Duration,
     /// Bytes of the reason of a lease; 256 by default.
     pub lease_reason_bytes: usize,
+    /// Keys that one operation leases; 64 by default.
+    pub operation_leases: usize,
     /// Operations of the store; 65,536 by default. Beyond it the one that ended first is forgotten;
     /// if none has ended, none can be begun.
     pub operations: usize,
@@ -118,6 +120,7 @@ impl Default for Limits {
             leases: 65_536,
             lease_ttl: Duration::from_secs(24 * 3_600),
             lease_reason_bytes: 256,
+            operation_leases: 64,
             operations: 65_536,
             operation_queue: 100,
             operation_ttl: Duration::from_secs(24 * 3_600),
@@ -151,6 +154,7 @@ impl Limits {
             Limit::Leases => self.leases,
             Limit::LeaseMillis => usize::try_from(self.lease_ttl.as_millis()).unwrap_or(usize::MAX),
             Limit::LeaseReasonBytes => self.lease_reason_bytes,
+            Limit::OperationLeases => self.operation_leases,
             Limit::Operations => self.operations,
             Limit::OperationQueue => self.operation_queue,
             Limit::OperationMillis => {

@@ -162,7 +162,7 @@ pub(crate) fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     take_slice(bytes, len)
 }
 
-fn take_text(bytes: &mut &[u8]) -> Option<String> {
+pub(crate) fn take_text(bytes: &mut &[u8]) -> Option<String> {
     String::from_utf8(take_bytes(bytes)?.to_vec()).ok()
 }
 

@@ -134,9 +134,16 @@ impl Conflict {
         if let Some(reason) = lease.reason() {
             write!(f, " ({reason:?})")?;
         }
+        let operation = lease.operation_kind().zip(lease.operation());
+        if let Some((kind, id)) = operation {
+            write!(f, " during {kind} {id},")?;
+        }
         let since = Span(self.decided_at.since(lease.since().into()));
-        write!(f, " for another {}, since {since} ago", Span(lease.remaining()))?;
-        write!(f, "; try again then, or ask {}", lease.holder().unwrap_or("the holder"))
+        write!(f, " for another {}, since {since} ago; try again then, ", Span(lease.remaining()))?;
+        match operation {
+            Some(_) => f.write_str("or when that has ended"),
+            None => write!(f, "or ask {}", lease.holder().unwrap_or("the holder")),
+        }
     }
 
     fn say_fenced(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

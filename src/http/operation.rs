@@ -4,11 +4,18 @@ use serde::Serialize;
 
 use crate::operation::OperationInfo;
 
-/// The operation that is in the way.
+/// The operation that is in the way; of one that leases a key only its name.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Operation {
     id: String,
     kind: String,
+    #[serde(flatten)]
+    state: Option<State>,
+}
+
+/// How far it has come.
+#[derive(Clone, Debug, Serialize)]
+struct State {
     scope: String,
     status: &'static str,
     progress: Option<u8>,
@@ -20,16 +27,19 @@ pub(super) struct Operation {
 impl Operation {
     pub(super) fn new(info: &OperationInfo) -> Operation {
         let time = |time| humantime::format_rfc3339_millis(time).to_string();
-        Operation {
-            id: info.id().to_owned(),
-            kind: info.kind().to_owned(),
+        let state = State {
             scope: info.scope().to_owned(),
             status: info.status().as_str(),
             progress: info.progress(),
             started_by: info.started_by().map(str::to_owned),
             started_at: info.started_at().map(time),
             expires_at: info.expires_at().map(time),
-        }
+        };
+        Operation { state: Some(state), ..Operation::named(info.kind(), info.id()) }
+    }
+
+    pub(super) fn named(kind: &str, id: &str) -> Operation {
+        Operation { id: id.to_owned(), kind: kind.to_owned(), state: None }
     }
 }
 
@@ -66,5 +76,19 @@ mod tests {
             r#""retry":{"advice":"after","after_ms":2000}}"#,
         ];
         assert_eq!(*response.body(), expected.concat().replace("ID", first.id()));
+    }
+
+    #[test]
+    fn g4_who_meets_a_lease_of_an_operation_is_told_of_that() {
+        let store = crate::Store::in_memory();
+        let rooms: crate::Collection<String, u32> = store.collection("rooms").unwrap();
+        let job = store.operations("cleaning").begin("house").commit().unwrap();
+        job.lease(&rooms, "r1").commit().unwrap();
+        let refused = rooms.create("r1", 1).commit().unwrap_err();
+        let problem = Problem::from_error(&refused, &Conditions::default(), StaleStatus::Conflict);
+        let body = Response::from(problem).into_body();
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let operation = serde_json::json!({ "id": job.id(), "kind": "cleaning" });
+        assert_eq!((&body["key"], &body["operation"]), (&"r1".into(), &operation));
     }
 }

@@ -276,6 +276,8 @@ impl Problem {
         });
         if let Some(lease) = conflict.lease() {
             self.0.holder = lease.holder().map(str::to_owned);
+            let operation = lease.operation_kind().zip(lease.operation());
+            self.0.operation = operation.map(|(kind, id)| Operation::named(kind, id));
             self.0.expires_at = Some(time(lease.expires_at()));
         }
         if let Some(at) = conflict.current_metadata() {

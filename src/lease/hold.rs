@@ -8,7 +8,7 @@ use crate::conflict::{Deletion, Reason};
 use crate::entity::{Actor, Metadata, Record};
 use crate::key::sealed::{Bytes, Key};
 use crate::map::{KeyBuf, State};
-use crate::record::{put_actor, put_number, take_actor, take_number};
+use crate::record::{put_actor, put_bytes, put_number, take_actor, take_number, take_text};
 use crate::version::Version;
 
 /// A lease, as an entity of the reserved collection `$leases`. Its holder wrote it.
@@ -18,6 +18,8 @@ pub(crate) struct Hold {
     pub(crate) reason: Option<String>,
     /// Of a lease that was renewed: its token, and when it was taken.
     pub(crate) taken: Option<(Version, Timestamp)>,
+    /// The kind and the id of the operation that it is taken for: it ends with that.
+    pub(crate) operation: Option<(String, String)>,
     /// When it expires, by the clock of this process. Set under the lock that it is decided
     /// under; not stored.
     pub(crate) deadline: Duration,
@@ -38,6 +40,7 @@ pub(crate) struct Hold {
 #[derive(Clone, Debug)]
 pub struct LeaseInfo {
     holder: Option<Actor>,
+    operation: Option<(String, String)>,
     reason: Option<String>,
     since: Timestamp,
     expires_at: Timestamp,
@@ -71,6 +74,16 @@ impl LeaseInfo {
         self.reason.as_deref()
     }
 
+    /// The id of the operation that it was taken for, if it was: it ends with that.
+    pub fn operation(&self) -> Option<&str> {
+        self.operation.as_ref().map(|(_, id)| &**id)
+    }
+
+    /// What kind of work that operation is.
+    pub fn operation_kind(&self) -> Option<&str> {
+        self.operation.as_ref().map(|(kind, _)| &**kind)
+    }
+
     /// When it was taken.
     pub fn since(&self) -> SystemTime {
         self.since.into()
@@ -91,6 +104,7 @@ impl LeaseInfo {
         let Record { metadata, value, .. } = record;
         LeaseInfo {
             holder: metadata.written_by.clone(),
+            operation: value.operation.clone(),
             reason: value.reason.clone(),
             since: value.taken.map_or(metadata.written_at, |(_, since)| since),
             expires_at: metadata.written_at.after(value.ttl),
@@ -100,6 +114,11 @@ impl LeaseInfo {
 }
 
 impl Hold {
+    /// Whether it was taken for the operation with this id.
+    pub(crate) fn is_of(&self, id: &str) -> bool {
+        self.operation.as_ref().is_some_and(|(_, operation)| operation == id)
+    }
+
     /// When a stored lease expires by the clock of this process. What is left of it is reckoned by
     /// the time of day, which is `last_commit` at least: a clock that was set back prolongs none
     /// beyond its time to live.
@@ -129,7 +148,7 @@ impl Record<Hold> {
     pub(crate) fn renewed(&self, ttl: Duration) -> Hold {
         let since = self.value.taken.map_or(self.metadata.written_at, |(_, since)| since);
         let taken = Some((self.token(), since));
-        Hold { ttl, taken, reason: self.value.reason.clone(), deadline: Duration::ZERO }
+        Hold { ttl, taken, deadline: Duration::ZERO, ..self.value.clone() }
     }
 }
 
@@ -188,6 +207,10 @@ impl Codec<Hold> for HoldCodec {
         put_number(&mut bytes, token);
         put_number(&mut bytes, since);
         put_actor(&mut bytes, hold.reason.as_deref());
+        if let Some((kind, id)) = &hold.operation {
+            put_bytes(&mut bytes, kind.as_bytes());
+            put_bytes(&mut bytes, id.as_bytes());
+        }
         Ok(bytes)
     }
 
@@ -202,7 +225,11 @@ fn decode(mut bytes: &[u8]) -> Option<Hold> {
     let (token, since) = (take_number(rest)?, Timestamp::from_micros(take_number(rest)?));
     let taken = Version::new(token).map(|token| (token, since));
     let reason = take_actor(rest)?.map(str::to_owned);
-    rest.is_empty().then_some(Hold { ttl, reason, taken, deadline: Duration::ZERO })
+    let operation = match rest.is_empty() {
+        true => None,
+        false => Some((take_text(rest)?, take_text(rest)?)),
+    };
+    rest.is_empty().then_some(Hold { ttl, reason, taken, operation, deadline: Duration::ZERO })
 }
 
 fn micros(span: Duration) -> u64 {
@@ -220,11 +247,12 @@ mod tests {
             ttl in 0..1u64 << 60,
             taken in prop::option::of((1..u64::MAX, 0..1u64 << 50)),
             reason: Option<String>,
+            operation: Option<(String, String)>,
         ) {
             let version = |token| Version::new(token).unwrap();
             let taken = taken.map(|(token, since)| (version(token), Timestamp(since)));
             let ttl = Duration::from_micros(ttl);
-            let hold = Hold { ttl, reason, taken, deadline: Duration::ZERO };
+            let hold = Hold { ttl, reason, taken, operation, deadline: Duration::ZERO };
             let mut bytes = HoldCodec.encode(&hold).unwrap();
             prop_assert_eq!(HoldCodec.decode(&bytes), Ok(hold));
             bytes.push(0);

@@ -31,6 +31,9 @@ pub(crate) struct LeaseTerms {
     /// Those that have to be the current ones of their keys: all of them, should the caller name
     /// two of one key.
     relied_on: BTreeMap<(KeyBuf, Version), Held>,
+    /// Those that are changed by right, and so do not keep out who changes them; `true` if they
+    /// have to hold until then.
+    owned: BTreeMap<KeyBuf, bool>,
     /// Of those that change: how many leases their collections have.
     counts: BTreeMap<KeyBuf, Arc<AtomicU64>>,
     slots: Vec<Slot>,
@@ -66,6 +69,7 @@ impl LeaseTerms {
         LeaseTerms {
             members: Members::new(Arc::clone(&leases.entries)),
             relied_on: BTreeMap::new(),
+            owned: BTreeMap::new(),
             counts: BTreeMap::new(),
             slots: Vec::new(),
             refused: Vec::new(),
@@ -96,11 +100,22 @@ impl LeaseTerms {
         });
     }
 
-    /// Deletes a lease that has expired, if it is still as it was `seen`.
+    /// Deletes a lease, if it is still as it was `seen`. The caller has the right to it.
     pub(crate) fn end(&mut self, entry: &KeyBuf, seen: State<Hold>) {
         let item = self.members.item(entry);
         item.seen = Some(seen);
         item.change = Some(Change::Delete);
+        self.owned.insert(entry.clone(), false);
+    }
+
+    /// Has a lease last longer, if it is still as it was `seen` and has not expired: else there may
+    /// have been a write in between. The caller has the right to it.
+    pub(crate) fn prolong(&mut self, entry: &KeyBuf, seen: State<Hold>, hold: Hold) {
+        let item = self.members.item(entry);
+        item.seen = Some(seen);
+        let record = Record::unplaced(hold);
+        item.change = Some(Change::Put { record, encoded: Vec::new() });
+        self.owned.insert(entry.clone(), true);
     }
 
     /// As [`Share::prepare`].
@@ -125,7 +140,7 @@ impl LeaseTerms {
         store: &'a Inner,
         written: Vec<KeyBuf>,
     ) -> LockedLeases<'a> {
-        let LeaseTerms { members, relied_on, counts, slots, refused } = self;
+        let LeaseTerms { members, relied_on, owned, counts, slots, refused } = self;
         // Of a round before this one.
         refused.clear();
         for entry in &written {
@@ -135,7 +150,7 @@ impl LeaseTerms {
         // Whatever has expired now has expired for all who lock these leases later.
         let now = store.clock.monotonic();
         let store = &store.leases;
-        LockedLeases { store, members, relied_on, counts, slots, refused, written, now }
+        LockedLeases { store, members, relied_on, owned, counts, slots, refused, written, now }
     }
 
     /// As [`Share::lost_at`].
@@ -167,6 +182,7 @@ pub(crate) struct LockedLeases<'a> {
     store: &'a Leases,
     members: LockedMembers<'a, Hold>,
     relied_on: &'a BTreeMap<(KeyBuf, Version), Held>,
+    owned: &'a BTreeMap<KeyBuf, bool>,
     counts: &'a BTreeMap<KeyBuf, Arc<AtomicU64>>,
     slots: &'a mut Vec<Slot>,
     refused: &'a mut Vec<((KeyBuf, Version), Box<Barred>)>,
@@ -179,6 +195,9 @@ impl LockedLeases<'_> {
     /// What keeps the commit from writing or leasing this key.
     pub(crate) fn bar(&self, collection: &str, key: &[u8]) -> Option<Box<Barred>> {
         let entry = entry_key(collection, key);
+        if self.owned.contains_key(&entry) {
+            return None;
+        }
         let state = self.members.newest_at(&entry);
         let named = self.relied_on.range((entry.clone(), Version::FIRST)..);
         let mut named = named.take_while(|((other, _), _)| *other == entry).peekable();
@@ -197,6 +216,12 @@ impl Locked for LockedLeases<'_> {
     /// Decides on the leases that do not stand for a key that is written.
     fn decide(&mut self, _: Option<&LockedLeases<'_>>, verdict: &mut Verdict) {
         self.members.decide(None, verdict);
+        let has_expired = |entry: &KeyBuf| {
+            let held = self.members.newest_at(entry).live();
+            held.is_none_or(|held| held.has_expired(self.now))
+        };
+        let lasting = self.owned.iter().filter(|(_, lasting)| **lasting);
+        verdict.moved |= lasting.map(|(entry, _)| entry).any(has_expired);
         for (entry, token) in self.relied_on.keys() {
             let state = self.members.newest_at(entry);
             if !self.written.contains(entry)

@@ -3,7 +3,7 @@
 //! What changes with every sign of life stands with the scope, which is small; what may be large
 //! stands with the operation, which is written twice: at its beginning and at its end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::codec::Codec;
 use crate::entity::{Actor, Metadata};
 use crate::log::frame::take;
+use crate::map::KeyBuf;
 use crate::operation::{OperationStatus, OperationToken};
-use crate::record::{put_bytes, put_number, take_bytes, take_number};
+use crate::record::{put_bytes, put_number, take_bytes, take_number, take_text};
 
 /// An operation, as an entity of the reserved collection `$operations`, whose key is its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(crate) struct Running {
     /// By the time of day: for people, and after a restart.
     pub(crate) expires_at: Timestamp,
     pub(crate) progress: Option<u8>,
+    /// The keys that it leases, as those of the leases. Some may be others' by now.
+    pub(crate) leased: BTreeSet<KeyBuf>,
     /// When it expires by the clock of this process; not stored.
     pub(crate) deadline: Duration,
 }
@@ -102,8 +105,8 @@ impl Running {
     pub(crate) fn start(queued: Queued, now: Now) -> Running {
         let Queued { id, ttl } = queued;
         let (started_at, deadline) = (now.time, Duration::ZERO);
-        let mut running =
-            Running { id, ttl, started_at, expires_at: now.time, progress: None, deadline };
+        let (expires_at, progress, leased) = (now.time, None, BTreeSet::new());
+        let mut running = Running { id, ttl, started_at, expires_at, progress, leased, deadline };
         running.prolong(now);
         running
     }
@@ -220,6 +223,7 @@ impl Codec<ScopeRecord> for ScopeCodec {
             put_bytes(&mut bytes, queued.id.as_bytes());
             put_number(&mut bytes, micros(queued.ttl));
         }
+        running.leased.iter().for_each(|entry| put_bytes(&mut bytes, entry));
         Ok(bytes)
     }
 
@@ -230,12 +234,13 @@ impl Codec<ScopeRecord> for ScopeCodec {
 
 fn decode_scope(mut bytes: &[u8]) -> Option<ScopeRecord> {
     let rest = &mut bytes;
-    let running = Running {
+    let mut running = Running {
         id: take_text(rest)?,
         ttl: Duration::from_micros(take_number(rest)?),
         started_at: Timestamp::from_micros(take_number(rest)?),
         expires_at: Timestamp::from_micros(take_number(rest)?),
         progress: take_progress(rest)?,
+        leased: BTreeSet::new(),
         deadline: Duration::ZERO,
     };
     let count = take_number(rest)?;
@@ -244,7 +249,15 @@ fn decode_scope(mut bytes: &[u8]) -> Option<ScopeRecord> {
         Some(Queued { id, ttl })
     };
     let queue = (0..count).map(queued).collect::<Option<_>>()?;
-    rest.is_empty().then_some(ScopeRecord { running, queue })
+    while !rest.is_empty() {
+        let entry = KeyBuf::from(take_bytes(rest)?);
+        // In order, so that nothing is written in two ways.
+        if entry.is_empty() || running.leased.last().is_some_and(|last| *last >= entry) {
+            return None;
+        }
+        running.leased.insert(entry);
+    }
+    Some(ScopeRecord { running, queue })
 }
 
 /// How operation ids of operations are stored: as the id of the operation.
@@ -287,10 +300,6 @@ fn take_maybe_text(bytes: &mut &[u8]) -> Option<Option<String>> {
         Some(text) => Some(Some(String::from_utf8(text.to_vec()).ok()?)),
         None => Some(None),
     }
-}
-
-fn take_text(bytes: &mut &[u8]) -> Option<String> {
-    String::from_utf8(take_bytes(bytes)?.to_vec()).ok()
 }
 
 /// Zero is nothing; else the number plus one.
@@ -361,6 +370,7 @@ mod tests {
             (started_at, expires_at) in (0..YEARS, 0..YEARS),
             progress in prop::option::of(0u8..101),
             queue in any::<Vec<(String, u32)>>(),
+            leased in prop::collection::btree_set(".{1,9}", 0..9),
         ) {
             let ttl = |ttl: u32| Duration::from_micros(ttl.into());
             let queue = queue.into_iter().map(|(id, left)| Queued { id, ttl: ttl(left) });
@@ -370,6 +380,7 @@ mod tests {
                 started_at: Timestamp(started_at),
                 expires_at: Timestamp(expires_at),
                 progress,
+                leased: leased.iter().map(|entry| KeyBuf::from(entry.as_bytes())).collect(),
                 deadline: Duration::ZERO,
             };
             let scope = ScopeRecord { running, queue: queue.collect() };

@@ -10,6 +10,8 @@ use crate::collection::Collection;
 use crate::conflict::{Conflict, Reason};
 use crate::entity::Actor;
 use crate::error::{Error, Limit, Result};
+use crate::lease::EXPIRY;
+use crate::operation::lease::Leasing;
 use crate::operation::record::{
     BegunRecord, End, Now, OperationRecord, Queued, Running, ScopeKey, ScopeRecord, scope_key,
 };
@@ -17,6 +19,7 @@ use crate::operation::{OnBusy, OperationInfo, OperationStatus, OperationToken};
 use crate::record::put_actor;
 use crate::store::Inner;
 use crate::transact::{Run, Seen, Transaction};
+use crate::version::Version;
 
 pub(crate) enum Step {
     Begin(Box<Ask>),
@@ -46,10 +49,10 @@ pub(crate) struct Ask {
     pub(crate) operation_id: Option<String>,
 }
 
-#[derive(Clone, Debug)]
 pub(crate) enum Verb {
     Heartbeat,
     Progress(u8),
+    Lease(Box<Leasing>),
     End(OperationStatus, Option<Arc<[u8]>>),
 }
 
@@ -64,6 +67,12 @@ pub(crate) struct Done {
     /// When what is in progress now expires.
     pub(crate) deadline: Option<Duration>,
     pub(crate) slot: Option<Slot>,
+    /// It has leases that have to expire.
+    pub(crate) leases: bool,
+    /// The token of a lease that it had, if that was asked for; else that is the version.
+    pub(crate) lease: Option<Version>,
+    /// Of the commit.
+    pub(crate) version: Option<Version>,
 }
 
 /// When an operation ended, and its id.
@@ -81,7 +90,10 @@ pub(crate) type Body = Box<dyn FnMut(&mut Transaction<'_>) -> Result<Done> + Sen
 pub(crate) fn run(store: &Arc<Inner>, step: Step) -> Run<Body, Done> {
     let actor = match &step {
         Step::Begin(ask) => ask.actor.clone(),
-        _ => None,
+        // What it leases is its holder's.
+        Step::Hold { id, token: Some(_), .. } => store.operations.started_by(id),
+        Step::Expire(_) => Some(Actor::from(EXPIRY)),
+        Step::Hold { .. } | Step::Forget(_) => None,
     };
     let data = Data::of(store);
     let body = move |tx: &mut Transaction<'_>| Steps::new(tx, &data).take(&step);
@@ -112,12 +124,12 @@ impl Data {
 }
 
 /// One run of a step.
-struct Steps<'t, 's> {
-    tx: &'t mut Transaction<'s>,
+pub(super) struct Steps<'t, 's> {
+    pub(super) tx: &'t mut Transaction<'s>,
     data: &'t Data,
-    store: &'t Arc<Inner>,
-    now: Now,
-    done: Done,
+    pub(super) store: &'t Arc<Inner>,
+    pub(super) now: Now,
+    pub(super) done: Done,
 }
 
 impl<'t, 's> Steps<'t, 's> {
@@ -131,6 +143,9 @@ impl<'t, 's> Steps<'t, 's> {
             forgotten: Vec::new(),
             deadline: None,
             slot: None,
+            leases: false,
+            lease: None,
+            version: None,
         };
         Steps { tx, data, store, now: Now::of(&*store.clock), done }
     }
@@ -261,12 +276,15 @@ impl<'t, 's> Steps<'t, 's> {
                 self.end(id, Some(&scope.running), *status, output.clone())?;
                 self.pass_on(scope)
             }
-            Verb::Heartbeat | Verb::Progress(_) => {
-                if let Verb::Progress(percent) = verb {
-                    scope.running.progress = Some(*percent);
-                }
+            Verb::Heartbeat | Verb::Progress(_) | Verb::Lease(_) => {
                 scope.running.prolong(self.now);
                 self.done.deadline = Some(scope.running.deadline);
+                self.prolong_leases(&mut scope.running);
+                match verb {
+                    Verb::Progress(percent) => scope.running.progress = Some(*percent),
+                    Verb::Lease(leasing) => self.lease(kind, &mut scope.running, leasing)?,
+                    _ => {}
+                }
                 Some(scope)
             }
         };
@@ -319,6 +337,9 @@ impl<'t, 's> Steps<'t, 's> {
         output: Option<Arc<[u8]>>,
     ) -> Result<()> {
         let Some(record) = self.tx.get(&self.data.records, id)? else { return Ok(()) };
+        if let Some(running) = running {
+            self.end_leases(running);
+        }
         let bytes = output.as_ref().map_or(0, |output| output.len());
         let place = || format!("{} {id}", record.kind);
         self.store.limits.check(Limit::ValueBytes, bytes, place)?;

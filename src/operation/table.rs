@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::alarm::{Alarm, Slot};
 use crate::collection::CollectionState;
+use crate::entity::Actor;
 use crate::error::{Error, Result};
 use crate::key::{key_buf, sealed::Key};
 use crate::log::Ticket;
@@ -94,6 +95,12 @@ impl OperationTable {
         self.ended.lock().iter().take(count).cloned().collect()
     }
 
+    /// Who began an operation.
+    pub(crate) fn started_by(&self, id: &str) -> Option<Actor> {
+        let state = state_at(&self.records.map, &key_buf::<String>(id), None);
+        state.live()?.value.started_by.clone()
+    }
+
     /// A step has landed. With nothing locked.
     pub(crate) fn note(&self, store: &Arc<Inner>, done: &mut Done) {
         if let Some(slot) = done.slot.take() {
@@ -110,6 +117,9 @@ impl OperationTable {
         }
         if let Some(deadline) = done.deadline {
             self.keep_deadline(store, deadline);
+            if done.leases {
+                store.leases.keep_deadline(store, deadline);
+            }
         }
         self.waiters.wake(&done.moved);
     }

@@ -24,7 +24,7 @@ use crate::version::Version;
 /// [`Error::Restart`], and the closure runs again from the start.
 pub struct Transaction<'s> {
     pub(super) store: &'s Inner,
-    pub(super) group: Group,
+    pub(crate) group: Group,
     pub(super) verdict: Verdict,
     /// The version as of which all that was read is so.
     as_of: u64,

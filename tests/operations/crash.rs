@@ -1,10 +1,10 @@
-//! G3: whatever call the power fails at, a scope has one operation, and nothing acknowledged is
-//! lost.
+//! G3, G8: whatever call the power fails at, a scope has one operation, a key is leased as long as
+//! the operation goes on that leases it, and nothing acknowledged is lost.
 
 use std::sync::Arc;
 
 use ifmatch::testing::{Crash, MemoryDisk, Names, PowerCut, Unsynced};
-use ifmatch::{Begun, OnBusy, OperationStatus, Operations, Store};
+use ifmatch::{Begun, Collection, OnBusy, OperationStatus, Operations, Store};
 
 use crate::support::SECOND;
 
@@ -13,6 +13,8 @@ struct Told {
     calls: usize,
     id: String,
     status: OperationStatus,
+    /// It had a lease.
+    leases: bool,
 }
 
 #[test]
@@ -20,6 +22,7 @@ fn g3_a_power_cut_at_any_call_leaves_one_operation_in_a_scope() {
     let disk = MemoryDisk::new();
     let store = open(&disk).unwrap();
     let (jobs, mut told) = (store.operations("job"), Vec::new());
+    let shifts = store.collection::<String, u32>("shifts").unwrap();
     let mut ids = Vec::new();
     for round in 0..3 {
         let all = [0; 3].map(|_| begin(&disk, &jobs, &mut told));
@@ -28,15 +31,21 @@ fn g3_a_power_cut_at_any_call_leaves_one_operation_in_a_scope() {
             store.snapshot().unwrap();
         }
         let [first, second, third] = all;
-        let mut tell = |info: ifmatch::OperationInfo| {
+        let tell = |info: ifmatch::OperationInfo, leases| {
             let (id, status) = (info.id().to_owned(), info.status());
-            told.push(Told { calls: disk.calls(), id, status });
+            Told { calls: disk.calls(), id, status, leases }
         };
-        tell(third.cancel().commit().unwrap());
-        tell(first.progress(50).commit().unwrap());
-        tell(first.complete("x").commit().unwrap());
-        tell(second.heartbeat().commit().unwrap());
-        tell(second.fail("y").commit().unwrap());
+        let lease = |begun: &Begun| {
+            begun.lease(&shifts, "s-1").commit().unwrap();
+            tell(jobs.get(begun.id()).unwrap().unwrap(), true)
+        };
+        told.push(tell(third.cancel().commit().unwrap(), false));
+        told.push(lease(&first));
+        told.push(tell(first.progress(50).commit().unwrap(), true));
+        told.push(tell(first.complete("x").commit().unwrap(), false));
+        told.push(lease(&second));
+        told.push(tell(second.heartbeat().commit().unwrap(), true));
+        told.push(tell(second.fail("y").commit().unwrap(), false));
     }
     let mut states = 0;
     for calls in 0..=disk.calls() {
@@ -62,16 +71,24 @@ fn begin(disk: &MemoryDisk, jobs: &Operations, told: &mut Vec<Told>) -> Begun {
     let begin = jobs.begin("disk").ttl(3_600 * SECOND).on_busy(OnBusy::Queue);
     let begun = begin.operation_id(told.len().to_string()).commit().unwrap();
     let (id, status) = (begun.id().to_owned(), begun.info().status());
-    told.push(Told { calls: disk.calls(), id, status });
+    told.push(Told { calls: disk.calls(), id, status, leases: false });
     begun
 }
 
 fn check<'a>(store: &Store, ids: &[String], told: impl Iterator<Item = &'a Told>) {
     let jobs = store.operations("job");
-    for Told { id, status, .. } in told {
+    let shifts: Collection<String, u32> = store.collection("shifts").unwrap();
+    let lease = shifts.lease_of("s-1").unwrap();
+    let holder = lease.as_ref().map(|lease| lease.operation().expect("nobody else leases it"));
+    if let Some(holder) = holder {
+        let holder = jobs.get(holder).unwrap().expect("it is known");
+        assert_eq!(holder.status(), OperationStatus::InProgress, "it ends with its leases");
+    }
+    for Told { id, status, leases, .. } in told {
         let now = jobs.get(id).unwrap().expect("what was acknowledged is there").status();
         assert!(now == *status || !status.is_end(), "{id} is {now}, and was {status}");
         assert!(now != OperationStatus::Queued || *status == now, "{id} is queued again");
+        assert!(!leases || now.is_end() || holder == Some(id), "{id} has lost its lease");
     }
     let known: Vec<_> = ids.iter().filter_map(|id| jobs.get(id).unwrap()).collect();
     let running: Vec<_> =

@@ -7,6 +7,7 @@ mod common;
 mod bounds;
 mod crash;
 mod expiry;
+mod leasing;
 mod model;
 mod steps;
 mod support;
