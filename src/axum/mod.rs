@@ -1,6 +1,7 @@
 //! A ready [`Router`] that serves the documents of a store.
 
 mod history;
+mod patch;
 mod path;
 mod read;
 mod request;

@@ -46,7 +46,7 @@ impl Resource {
         match self {
             Resource::Health | Resource::History { .. } => "GET, HEAD, OPTIONS",
             Resource::Collection(_) => "GET, HEAD, POST, OPTIONS",
-            Resource::Document { .. } => "GET, HEAD, PUT, DELETE, OPTIONS",
+            Resource::Document { .. } => "GET, HEAD, PUT, PATCH, DELETE, OPTIONS",
         }
     }
 }

@@ -115,7 +115,7 @@ pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
 ///
 /// # Errors
 /// 415 if it is coded.
-fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
+pub(super) fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
     let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
         let detail = "send the body without a content coding";
@@ -143,7 +143,7 @@ pub(super) async fn document(
 ///
 /// # Errors
 /// 413 and 408.
-async fn body(request: Request, options: &RouterOptions) -> Result<Bytes, Problem> {
+pub(super) async fn body(request: Request, options: &RouterOptions) -> Result<Bytes, Problem> {
     let (most, timeout) = (options.body_limit, options.body_timeout);
     // What announces itself as too large is refused before it is sent.
     if ::axum::body::HttpBody::size_hint(request.body()).lower() > most as u64 {

@@ -49,6 +49,14 @@ pub(super) fn deleted(tag: EntityTag) -> Response {
     response
 }
 
+/// 200 with a document of which only the version is known.
+pub(super) fn bare(tag: EntityTag, document: &Document) -> Response {
+    let mut response = json(Bytes::from_owner(document.clone()));
+    insert_tag(response.headers_mut(), tag);
+    insert_version(response.headers_mut(), tag.version);
+    response
+}
+
 /// 200 with JSON that has no validator.
 pub(super) fn json(body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
@@ -62,6 +70,12 @@ pub(super) fn json(body: impl Into<Body>) -> Response {
 pub(super) fn options(methods: &'static str) -> Response {
     let mut response = empty(StatusCode::NO_CONTENT);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+/// Says which patches a resource takes (RFC 5789 section 3.1).
+pub(super) fn accepting(mut response: Response, types: &'static str) -> Response {
+    response.headers_mut().insert("accept-patch", HeaderValue::from_static(types));
     response
 }
 

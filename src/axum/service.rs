@@ -8,6 +8,7 @@ use ::http::Method;
 use tokio::sync::Semaphore;
 
 use super::RouterOptions;
+use super::patch::ACCEPTED;
 use super::path::Resource;
 use super::response;
 use crate::codec::Json;
@@ -42,6 +43,9 @@ impl Service {
         let resource = Resource::parse(request.uri().path())?;
         let methods = resource.methods();
         match (resource, request.method()) {
+            (Resource::Document { .. }, &Method::OPTIONS) => {
+                Ok(response::accepting(response::options(methods), ACCEPTED))
+            }
             (_, &Method::OPTIONS) => Ok(response::options(methods)),
             (Resource::Health, &Method::GET | &Method::HEAD) => {
                 Ok(response::json("{\"status\":\"ok\"}\n"))
@@ -55,6 +59,9 @@ impl Service {
             }
             (Resource::Document { collection, key }, &Method::PUT) => {
                 self.put(&collection, &key, request, path).await
+            }
+            (Resource::Document { collection, key }, &Method::PATCH) => {
+                self.patch(&collection, &key, request).await
             }
             (Resource::Document { collection, key }, &Method::DELETE) => {
                 self.delete(&collection, &key, request).await
@@ -93,6 +100,12 @@ impl Service {
 
     pub(super) fn failure(&self, error: &Error, conditions: &Conditions) -> Problem {
         Problem::from_error(error, conditions, self.options.stale_status)
+    }
+
+    /// A write that relies on an entity where there has never been one.
+    pub(super) fn absent(&self, collection: &str, key: &str, conditions: &Conditions) -> Problem {
+        let (lineage, stale) = (self.store.lineage(), self.options.stale_status);
+        Problem::absent((collection, key), conditions, lineage, stale)
     }
 
     pub(super) fn tag(&self, version: Version) -> EntityTag {

@@ -91,8 +91,7 @@ impl Service {
         // A write that is bound to fail must not open a collection, of which there are not
         // arbitrarily many.
         if !self.store.has_collection(collection) && decide(&preconditions, None).is_err() {
-            let (lineage, stale) = (self.store.lineage(), self.options.stale_status);
-            return Err(Problem::absent((collection, key), &intent.conditions, lineage, stale));
+            return Err(self.absent(collection, key, &intent.conditions));
         }
         let documents = self.open(collection)?;
         let mut preconditions = preconditions.into_iter();

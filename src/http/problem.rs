@@ -13,6 +13,8 @@ use super::etag::TagList;
 use super::operation::Operation;
 use super::reason::{ProblemReason, StaleStatus};
 use crate::conflict::{Conflict, Reason, Retry};
+#[cfg(feature = "axum")]
+use crate::entity::Entity;
 use crate::entity::Metadata;
 use crate::error::{Error, Outcome};
 use crate::precondition::Precondition;
@@ -80,6 +82,8 @@ struct Members {
     retry: Option<Advice>,
     #[serde(skip)]
     allow: Option<&'static str>,
+    #[serde(skip)]
+    accept_patch: Option<&'static str>,
 }
 
 /// What the caller relied on.
@@ -140,6 +144,7 @@ impl Problem {
             outcome: None,
             retry: advice(reason),
             allow: None,
+            accept_patch: None,
         }))
     }
 
@@ -237,6 +242,22 @@ impl Problem {
     #[must_use]
     pub fn allowing(mut self, methods: &'static str) -> Problem {
         self.0.allow = Some(methods);
+        self
+    }
+
+    /// Names the patches that the resource takes, for the `Accept-Patch` header of a 415.
+    #[must_use]
+    pub fn accepting(mut self, types: &'static str) -> Problem {
+        self.0.accept_patch = Some(types);
+        self
+    }
+
+    /// Shows what is there.
+    #[cfg(feature = "axum")]
+    #[must_use]
+    pub(crate) fn showing(mut self, lineage: Lineage, entity: &Entity<Document>) -> Problem {
+        let value = entity.raw().map(ToOwned::to_owned);
+        self.0.current = Some(Current::new(lineage, entity.metadata(), value));
         self
     }
 
@@ -371,6 +392,9 @@ impl From<Problem> for Response<String> {
         }
         if let Some(methods) = problem.0.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
+        if let Some(types) = problem.0.accept_patch {
+            headers.insert("accept-patch", HeaderValue::from_static(types));
         }
         response
     }

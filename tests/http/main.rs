@@ -7,4 +7,5 @@ mod documents;
 mod hostile;
 mod idempotency;
 mod pages;
+mod patches;
 mod problems;
