@@ -294,6 +294,13 @@ impl Conflict {
         std::iter::once(self).chain(&self.others)
     }
 
+    /// The same, each by itself.
+    #[cfg(feature = "axum")]
+    pub(crate) fn into_all(mut self) -> impl Iterator<Item = Conflict> {
+        let others = std::mem::take(&mut self.others);
+        std::iter::once(self).chain(others)
+    }
+
     /// Why the write was refused.
     pub fn reason(&self) -> Reason {
         self.reason

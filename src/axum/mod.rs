@@ -1,5 +1,7 @@
 //! A ready [`Router`] that serves the documents of a store.
 
+mod batch;
+mod entry;
 mod history;
 mod patch;
 mod path;
@@ -7,6 +9,7 @@ mod read;
 mod request;
 mod response;
 mod service;
+mod transaction;
 mod write;
 
 use std::sync::Arc;

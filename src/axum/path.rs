@@ -12,6 +12,8 @@ const KEY_BYTES: usize = 512;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Resource {
     Health,
+    Batch,
+    Transactions,
     Collection(String),
     Document { collection: String, key: String },
     History { collection: String, key: String },
@@ -26,6 +28,8 @@ impl Resource {
         let segments: Vec<_> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
         match *segments {
             ["healthz"] => Ok(Resource::Health),
+            ["batch"] => Ok(Resource::Batch),
+            ["transactions"] => Ok(Resource::Transactions),
             ["collections", name] => Ok(Resource::Collection(named(name)?)),
             ["collections", name, key] => {
                 Ok(Resource::Document { collection: named(name)?, key: keyed(key)? })
@@ -45,6 +49,7 @@ impl Resource {
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Resource::Health | Resource::History { .. } => "GET, HEAD, OPTIONS",
+            Resource::Batch | Resource::Transactions => "POST, OPTIONS",
             Resource::Collection(_) => "GET, HEAD, POST, OPTIONS",
             Resource::Document { .. } => "GET, HEAD, PUT, PATCH, DELETE, OPTIONS",
         }
@@ -92,16 +97,22 @@ fn named(segment: &str) -> Result<String, Problem> {
 
 fn keyed(segment: &str) -> Result<String, Problem> {
     let key = decode(segment)?;
+    check_key(&key).map_err(malformed)?;
+    Ok(key)
+}
+
+/// Whether documents can have this key; else why not.
+pub(super) fn check_key(key: &str) -> Result<(), String> {
     if key.is_empty() || key.len() > KEY_BYTES {
-        return Err(malformed(format!("a key is 1 to {KEY_BYTES} bytes of UTF-8")));
+        return Err(format!("a key is 1 to {KEY_BYTES} bytes of UTF-8"));
     }
     if key == "." || key == ".." {
-        return Err(malformed("the keys . and .. are not allowed: clients resolve them away"));
+        return Err("the keys . and .. are not allowed: clients resolve them away".to_owned());
     }
     if key.chars().any(char::is_control) {
-        return Err(malformed("a key has no control characters"));
+        return Err("a key has no control characters".to_owned());
     }
-    Ok(key)
+    Ok(())
 }
 
 /// Percent-decoding (RFC 3986 section 2.1) that takes no `%` for itself and only UTF-8.

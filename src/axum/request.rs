@@ -5,6 +5,7 @@ use ::axum::extract::{FromRequest, Request};
 use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::request::Parts;
+use serde::de::DeserializeOwned;
 
 use super::RouterOptions;
 use super::path::{malformed, parameters};
@@ -54,6 +55,19 @@ impl Intent {
             lease: lease(headers)?,
             minimal: prefers_minimal(headers),
         })
+    }
+
+    /// As [`of`](Intent::of), of a request with many writes, which have conditions of their own.
+    ///
+    /// # Errors
+    /// 400.
+    pub(super) fn of_many(parts: &Parts) -> Result<Intent, Problem> {
+        let intent = Intent::of(parts)?;
+        let bare = intent.conditions == Conditions::default() && intent.lease.is_none();
+        if bare && !intent.unconditional {
+            return Ok(intent);
+        }
+        Err(malformed("conditions and leases stand in the body here, with each write"))
     }
 
     /// Adds to a write what does not depend on its kind.
@@ -137,6 +151,19 @@ pub(super) async fn document(
 ) -> Result<Document, Problem> {
     let bytes = body(request, options).await?;
     Document::from_bytes(bytes.into()).map_err(|error| malformed(error.to_string()))
+}
+
+/// Takes in what stands in a body of JSON.
+///
+/// # Errors
+/// 415, 413, 408, and 400 if it is something else.
+pub(super) async fn json<T: DeserializeOwned>(
+    request: Request,
+    options: &RouterOptions,
+) -> Result<T, Problem> {
+    expect_json(request.headers())?;
+    let bytes = body(request, options).await?;
+    serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))
 }
 
 /// Takes in the body.

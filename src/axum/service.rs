@@ -53,6 +53,8 @@ impl Service {
             (Resource::Collection(name), &Method::GET | &Method::HEAD) => {
                 self.list(&name, request.uri().query())
             }
+            (Resource::Batch, &Method::POST) => self.batch(request).await,
+            (Resource::Transactions, &Method::POST) => self.transaction(request).await,
             (Resource::Collection(name), &Method::POST) => self.post(&name, request, path).await,
             (Resource::Document { collection, key }, &Method::GET | &Method::HEAD) => {
                 self.get(&collection, &key, &request)

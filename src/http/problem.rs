@@ -1,5 +1,8 @@
 //! Refusals as problem documents (RFC 9457): `application/problem+json`.
 
+#[cfg(feature = "axum")]
+mod router;
+
 use std::time::{Duration, SystemTime};
 
 use ::http::header::{self, HeaderValue};
@@ -13,8 +16,6 @@ use super::etag::TagList;
 use super::operation::Operation;
 use super::reason::{ProblemReason, StaleStatus};
 use crate::conflict::{Conflict, Reason, Retry};
-#[cfg(feature = "axum")]
-use crate::entity::Entity;
 use crate::entity::Metadata;
 use crate::error::{Error, Outcome};
 use crate::precondition::Precondition;
@@ -80,6 +81,9 @@ struct Members {
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<Advice>,
+    /// Of a transaction: all of them, this one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conflicts: Vec<Problem>,
     #[serde(skip)]
     allow: Option<&'static str>,
     #[serde(skip)]
@@ -143,6 +147,7 @@ impl Problem {
             operation: None,
             outcome: None,
             retry: advice(reason),
+            conflicts: Vec::new(),
             allow: None,
             accept_patch: None,
         }))
@@ -198,21 +203,6 @@ impl Problem {
         problem
     }
 
-    /// The problem of a write that relies on an entity where there has never been one.
-    #[cfg(feature = "axum")]
-    pub(crate) fn absent(
-        (collection, key): (&str, &str),
-        conditions: &Conditions,
-        lineage: Lineage,
-        stale: StaleStatus,
-    ) -> Problem {
-        let detail = format!("{collection}/{key} does not exist; create it, or check the key");
-        let mut problem = Problem::new(ProblemReason::Conflict(Reason::Absent), detail);
-        problem.0.status = stale.code();
-        problem.expect_sent(conditions, lineage);
-        problem.on(collection, key)
-    }
-
     /// The problem of a write without a condition: 428, with how to send it again.
     pub fn precondition_required() -> Problem {
         Problem::new(
@@ -249,15 +239,6 @@ impl Problem {
     #[must_use]
     pub fn accepting(mut self, types: &'static str) -> Problem {
         self.0.accept_patch = Some(types);
-        self
-    }
-
-    /// Shows what is there.
-    #[cfg(feature = "axum")]
-    #[must_use]
-    pub(crate) fn showing(mut self, lineage: Lineage, entity: &Entity<Document>) -> Problem {
-        let value = entity.raw().map(ToOwned::to_owned);
-        self.0.current = Some(Current::new(lineage, entity.metadata(), value));
         self
     }
 

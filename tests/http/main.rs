@@ -6,6 +6,7 @@ mod conditions;
 mod documents;
 mod hostile;
 mod idempotency;
+mod many;
 mod pages;
 mod patches;
 mod problems;
