@@ -54,6 +54,7 @@ pub struct RouterOptions {
     body_limit: usize,
     body_timeout: Option<Duration>,
     max_in_flight: usize,
+    max_waiting: usize,
     history: u32,
 }
 
@@ -64,6 +65,7 @@ impl Default for RouterOptions {
             body_limit: 1 << 20,
             body_timeout: None,
             max_in_flight: 1_024,
+            max_waiting: 1_024,
             history: 8,
         }
     }
@@ -95,6 +97,13 @@ impl RouterOptions {
         self
     }
 
+    /// The most requests that wait for something to happen at a time, as they asked to; 1,024 by
+    /// default. Beyond it: 503. While they wait they do not count as worked on.
+    pub fn max_waiting(mut self, requests: usize) -> RouterOptions {
+        self.max_waiting = requests;
+        self
+    }
+
     /// How many earlier versions of each document are kept by collections that the router creates,
     /// so that a conflict can tell what changed; 8 by default, at most 1,000. Collections that are
     /// there already keep as many as they do; see
@@ -107,8 +116,9 @@ impl RouterOptions {
     /// The router.
     pub fn router(self, store: Store) -> Router {
         let limit = DefaultBodyLimit::max(self.body_limit);
-        let slots = Semaphore::new(self.max_in_flight.min(Semaphore::MAX_PERMITS));
-        let service = Arc::new(service::Service { store, options: self, slots });
+        let permits = |most: usize| Semaphore::new(most.min(Semaphore::MAX_PERMITS));
+        let (slots, waiting) = (permits(self.max_in_flight), Arc::new(permits(self.max_waiting)));
+        let service = Arc::new(service::Service { store, options: self, slots, waiting });
         // One handler for every path: keys are taken from the path as it was sent, before
         // anybody decodes or normalizes it, and each refusal is a problem document.
         Router::new().fallback(service::handle).layer(limit).with_state(service)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ::axum::extract::{OriginalUri, Request, State};
 use ::axum::response::Response;
 use ::http::Method;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::RouterOptions;
 use super::patch::ACCEPTED;
@@ -24,22 +24,26 @@ pub(super) struct Service {
     pub(super) options: RouterOptions,
     /// One permit per request that may be worked on.
     pub(super) slots: Semaphore,
+    /// One permit per request that may wait for something to happen.
+    pub(super) waiting: Arc<Semaphore>,
 }
 
 pub(super) async fn handle(State(service): State<Arc<Service>>, request: Request) -> Response {
     let path = original_path(&request);
     let answer = match service.slots.try_acquire() {
-        Ok(_slot) => service.answer(request, &path).await,
-        Err(_) => {
-            let detail = "too many requests are under way; nothing was done";
-            Err(Problem::new(ProblemReason::Overloaded, detail))
-        }
+        Ok(slot) => service.answer(request, &path, slot).await,
+        Err(_) => Err(overloaded("too many requests are under way; nothing was done")),
     };
     answer.unwrap_or_else(|problem| response::problem(problem.at(path)))
 }
 
 impl Service {
-    async fn answer(&self, request: Request, path: &str) -> Result<Response, Problem> {
+    async fn answer(
+        &self,
+        request: Request,
+        path: &str,
+        _slot: SemaphorePermit<'_>,
+    ) -> Result<Response, Problem> {
         let resource = Resource::parse(request.uri().path())?;
         let methods = resource.methods();
         match (resource, request.method()) {
@@ -79,6 +83,23 @@ impl Service {
         }
     }
 
+    /// Has a request wait: it gives up its place among those that are worked on for one among
+    /// those that wait. It has that until what this gives is dropped, be it with the body of the
+    /// answer.
+    ///
+    /// # Errors
+    /// 503 if too many wait.
+    #[expect(dead_code, reason = "whoever waits comes next")]
+    pub(super) fn waiting(
+        &self,
+        slot: SemaphorePermit<'_>,
+    ) -> Result<OwnedSemaphorePermit, Problem> {
+        drop(slot);
+        Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| {
+            overloaded("too many requests are waiting; ask again later, or do not wait")
+        })
+    }
+
     /// A collection that has been written; reading creates none.
     ///
     /// # Errors
@@ -113,6 +134,11 @@ impl Service {
     pub(super) fn tag(&self, version: Version) -> EntityTag {
         self.store.tag(version)
     }
+}
+
+/// A 503.
+fn overloaded(detail: &str) -> Problem {
+    Problem::new(ProblemReason::Overloaded, detail)
 }
 
 /// A 404 for a key without a document.
