@@ -3,6 +3,8 @@
 mod batch;
 mod entry;
 mod history;
+mod lease;
+mod operation;
 mod patch;
 mod path;
 mod read;

@@ -8,6 +8,9 @@ use crate::http::{Problem, ProblemReason};
 /// The most bytes of a key.
 const KEY_BYTES: usize = 512;
 
+/// The digits of an operation's id, in base 32.
+const OPERATION_ID_DIGITS: usize = 22;
+
 /// What a path names.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Resource {
@@ -17,6 +20,20 @@ pub(super) enum Resource {
     Collection(String),
     Document { collection: String, key: String },
     History { collection: String, key: String },
+    Lease { collection: String, key: String },
+    Operations(String),
+    Operation { kind: String, id: String },
+    OperationStep { kind: String, id: String, step: Step },
+}
+
+/// What is done to an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Heartbeat,
+    Progress,
+    Complete,
+    Fail,
+    Cancel,
 }
 
 impl Resource {
@@ -37,11 +54,18 @@ impl Resource {
             ["collections", name, key, "history"] => {
                 Ok(Resource::History { collection: named(name)?, key: keyed(key)? })
             }
-            _ => Err(Problem::new(
-                ProblemReason::NotFound,
-                "nothing is at this path; documents are at /collections/{collection}/{key}, \
-                 where a slash within a key is written %2F",
-            )),
+            ["collections", name, key, "lease"] => {
+                Ok(Resource::Lease { collection: named(name)?, key: keyed(key)? })
+            }
+            ["operations", kind] => Ok(Resource::Operations(kind_of(kind)?)),
+            ["operations", kind, id] => {
+                Ok(Resource::Operation { kind: kind_of(kind)?, id: identified(id)? })
+            }
+            ["operations", kind, id, step] => {
+                let step = Step::named(step).ok_or_else(nothing_here)?;
+                Ok(Resource::OperationStep { kind: kind_of(kind)?, id: identified(id)?, step })
+            }
+            _ => Err(nothing_here()),
         }
     }
 
@@ -49,10 +73,26 @@ impl Resource {
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Resource::Health | Resource::History { .. } => "GET, HEAD, OPTIONS",
+            Resource::Operation { .. } => "GET, HEAD, OPTIONS",
             Resource::Batch | Resource::Transactions => "POST, OPTIONS",
+            Resource::Operations(_) | Resource::OperationStep { .. } => "POST, OPTIONS",
             Resource::Collection(_) => "GET, HEAD, POST, OPTIONS",
             Resource::Document { .. } => "GET, HEAD, PUT, PATCH, DELETE, OPTIONS",
+            Resource::Lease { .. } => "GET, HEAD, POST, PUT, DELETE, OPTIONS",
         }
+    }
+}
+
+impl Step {
+    fn named(name: &str) -> Option<Step> {
+        Some(match name {
+            "heartbeat" => Step::Heartbeat,
+            "progress" => Step::Progress,
+            "complete" => Step::Complete,
+            "fail" => Step::Fail,
+            "cancel" => Step::Cancel,
+            _ => return None,
+        })
     }
 }
 
@@ -80,9 +120,42 @@ pub(super) fn parameters<const N: usize>(
     Ok(values)
 }
 
+/// The kind of an operation, which is named as a collection is.
+///
+/// # Errors
+/// 400.
+pub(super) fn kind(name: String) -> Result<String, Problem> {
+    if is_collection_name(&name) {
+        return Ok(name);
+    }
+    Err(malformed("the kind of an operation is 1 to 64 characters of a-z, 0-9, _ and -"))
+}
+
+/// The id of an operation.
+///
+/// # Errors
+/// 400.
+pub(super) fn operation_id(id: String) -> Result<String, Problem> {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
+    if id.len() == OPERATION_ID_DIGITS && id.bytes().all(is_digit) {
+        return Ok(id);
+    }
+    let digits = OPERATION_ID_DIGITS;
+    Err(malformed(format!("the id of an operation is {digits} digits and capital letters")))
+}
+
 /// A 400.
 pub(super) fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(ProblemReason::Malformed, detail)
+}
+
+/// A 404.
+fn nothing_here() -> Problem {
+    Problem::new(
+        ProblemReason::NotFound,
+        "nothing is at this path; documents are at /collections/{collection}/{key}, where a \
+         slash within a key is written %2F",
+    )
 }
 
 /// A collection's name; the characters that it may have are checked before the store sees it,
@@ -93,6 +166,14 @@ fn named(segment: &str) -> Result<String, Problem> {
         return Ok(name);
     }
     Err(malformed("a collection's name is 1 to 64 characters of a-z, 0-9, _ and -"))
+}
+
+fn kind_of(segment: &str) -> Result<String, Problem> {
+    kind(decode(segment)?)
+}
+
+fn identified(segment: &str) -> Result<String, Problem> {
+    operation_id(decode(segment)?)
 }
 
 fn keyed(segment: &str) -> Result<String, Problem> {
@@ -148,6 +229,14 @@ mod tests {
         for path in ["A", "", "a%", "%E9", "a/", "a/.", "a/%2e%2E", "a/%00", "a/%C2%85", "a/%zz"] {
             assert_eq!(status(&format!("/collections/{path}")), 400, "{path}");
         }
+        for path in ["j/lease", "J", "", "j/01", "j/01HF8Y0000000000000000/", "j/a%2Fb/fail"] {
+            assert!(status(&format!("/operations/{path}")) >= 400, "{path}");
+        }
+        let id = "01HF8Y0000000000000000";
+        let operation = Resource::Operation { kind: "j".into(), id: id.into() };
+        assert_eq!(Resource::parse(&format!("/operations/j/{id}")).unwrap(), operation);
+        assert_eq!(status(&format!("/operations/j/{id}/fail")), 200);
+        assert_eq!(status(&format!("/operations/j/{id}/begin")), 404);
         assert_eq!(status(&format!("/collections/a/{}", "k".repeat(512))), 200);
         assert_eq!(status(&format!("/collections/a/{}", "k".repeat(513))), 400);
         assert_eq!(status(&format!("/collections/{}", "c".repeat(65))), 400);
@@ -175,6 +264,7 @@ mod tests {
         fn no_path_makes_parsing_panic(path: String, query: String) {
             let _ = Resource::parse(&path);
             let _ = Resource::parse(&format!("/collections/{path}"));
+            let _ = Resource::parse(&format!("/operations/{path}"));
             let _ = parameters(Some(&query), ["a"]);
         }
     }

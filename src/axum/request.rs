@@ -153,17 +153,22 @@ pub(super) async fn document(
     Document::from_bytes(bytes.into()).map_err(|error| malformed(error.to_string()))
 }
 
-/// Takes in what stands in a body of JSON.
+/// Takes in members of a JSON object. No body at all is an object without members.
 ///
 /// # Errors
-/// 415, 413, 408, and 400 if it is something else.
+/// 415, 413, 408, and 400 that says what is wrong.
 pub(super) async fn json<T: DeserializeOwned>(
     request: Request,
     options: &RouterOptions,
 ) -> Result<T, Problem> {
-    expect_json(request.headers())?;
+    // Who sends nothing need not say what it is.
+    if !::axum::body::HttpBody::is_end_stream(request.body()) {
+        expect_json(request.headers())?;
+    }
     let bytes = body(request, options).await?;
-    serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))
+    let members: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    serde_json::from_slice(members)
+        .map_err(|error| malformed(format!("the body is not as it has to be: {error}")))
 }
 
 /// Takes in the body.
@@ -197,7 +202,7 @@ pub(super) async fn body(request: Request, options: &RouterOptions) -> Result<By
 ///
 /// # Errors
 /// 400.
-fn actor(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(super) fn actor(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let actor = only(headers, "ifmatch-actor")
         .map_err(|()| malformed("Ifmatch-Actor is one name, in UTF-8"))?;
     Ok(actor.map(str::to_owned))
@@ -207,7 +212,7 @@ fn actor(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 ///
 /// # Errors
 /// 400.
-fn operation_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(super) fn operation_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let wrong = || malformed("Idempotency-Key is one id, as a quoted string or bare");
     let Some(text) = only(headers, "idempotency-key").map_err(|()| wrong())? else {
         return Ok(None);
@@ -225,11 +230,22 @@ fn operation_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     if id.is_empty() { Err(wrong()) } else { Ok(Some(id)) }
 }
 
+/// Refuses an id where a second try would not be known for what it is.
+///
+/// # Errors
+/// 400.
+pub(super) fn refuse_operation_id(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key("idempotency-key") {
+        return Err(malformed("Idempotency-Key has no meaning here; send the request without it"));
+    }
+    Ok(())
+}
+
 /// `Ifmatch-Lease`: the token of a lease.
 ///
 /// # Errors
 /// 400.
-fn lease(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
+pub(super) fn lease(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
     let wrong = || malformed("Ifmatch-Lease is the token of one lease, a number");
     let Some(text) = only(headers, "ifmatch-lease").map_err(|()| wrong())? else {
         return Ok(None);

@@ -4,6 +4,7 @@ use ::axum::body::{Body, Bytes};
 use ::axum::response::Response;
 use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use serde::Serialize;
 
 use crate::entity::Entity;
 use crate::http::{Document, Problem};
@@ -66,6 +67,14 @@ pub(super) fn json(body: impl Into<Body>) -> Response {
     response
 }
 
+/// Members of JSON that have no validator.
+pub(super) fn members(status: StatusCode, members: &impl Serialize) -> Response {
+    // Serializing strings and numbers into a string does not fail.
+    let mut response = json(serde_json::to_string(members).unwrap_or_default());
+    *response.status_mut() = status;
+    response
+}
+
 /// 204 with the methods of a resource.
 pub(super) fn options(methods: &'static str) -> Response {
     let mut response = empty(StatusCode::NO_CONTENT);
@@ -118,7 +127,8 @@ fn with_metadata(status: StatusCode, tag: EntityTag, entity: &Entity<Document>) 
     response
 }
 
-fn empty(status: StatusCode) -> Response {
+/// No body.
+pub(super) fn empty(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response

@@ -42,7 +42,7 @@ impl Service {
         &self,
         request: Request,
         path: &str,
-        _slot: SemaphorePermit<'_>,
+        slot: SemaphorePermit<'_>,
     ) -> Result<Response, Problem> {
         let resource = Resource::parse(request.uri().path())?;
         let methods = resource.methods();
@@ -75,6 +75,25 @@ impl Service {
             (Resource::History { collection, key }, &Method::GET | &Method::HEAD) => {
                 self.history(&collection, &key)
             }
+            (Resource::Lease { collection, key }, &Method::GET | &Method::HEAD) => {
+                self.lease(&collection, &key)
+            }
+            (Resource::Lease { collection, key }, &Method::POST) => {
+                self.take_lease(&collection, &key, request).await
+            }
+            (Resource::Lease { collection, key }, &Method::PUT) => {
+                self.renew_lease(&collection, &key, request).await
+            }
+            (Resource::Lease { collection, key }, &Method::DELETE) => {
+                self.release_lease(&collection, &key, request).await
+            }
+            (Resource::Operations(kind), &Method::POST) => self.begin(&kind, request, path).await,
+            (Resource::Operation { kind, id }, &Method::GET | &Method::HEAD) => {
+                self.operation(&kind, &id, request.uri().query(), slot).await
+            }
+            (Resource::OperationStep { kind, id, step }, &Method::POST) => {
+                self.step(&kind, &id, step, request).await
+            }
             (_, method) => {
                 let detail = format!("{method} is not done here; use one of {methods}");
                 let problem = Problem::new(ProblemReason::MethodNotAllowed, detail);
@@ -89,7 +108,6 @@ impl Service {
     ///
     /// # Errors
     /// 503 if too many wait.
-    #[expect(dead_code, reason = "whoever waits comes next")]
     pub(super) fn waiting(
         &self,
         slot: SemaphorePermit<'_>,
@@ -129,6 +147,11 @@ impl Service {
     pub(super) fn absent(&self, collection: &str, key: &str, conditions: &Conditions) -> Problem {
         let (lineage, stale) = (self.store.lineage(), self.options.stale_status);
         Problem::absent((collection, key), conditions, lineage, stale)
+    }
+
+    /// Of what knows no conditions.
+    pub(super) fn refusal(&self, error: &Error) -> Problem {
+        self.failure(error, &Conditions::default())
     }
 
     pub(super) fn tag(&self, version: Version) -> EntityTag {

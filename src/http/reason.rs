@@ -145,6 +145,7 @@ impl ProblemReason {
                     | Limit::MigrationBytes
                     | Limit::History
                     | Limit::Leases
+                    | Limit::OperationLeases
                     | Limit::Operations
                     | Limit::OperationQueue,
                 ..

@@ -1,0 +1,182 @@
+//! Leases of keys: taken, renewed, given back and shown.
+
+use std::time::{Duration, SystemTime};
+
+use ::axum::extract::Request;
+use ::axum::response::Response;
+use ::http::StatusCode;
+use ::http::header::HeaderMap;
+use serde::{Deserialize, Serialize};
+
+use super::operation::Token;
+use super::path::{kind, malformed, operation_id};
+use super::request;
+use super::response;
+use super::service::Service;
+use crate::error::Result as StoreResult;
+use crate::http::{Problem, ProblemReason};
+use crate::lease::{Lease, LeaseInfo};
+use crate::version::Version;
+
+/// The body of one that is to be taken.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Take {
+    ttl_ms: Option<u64>,
+    reason: Option<String>,
+    operation: Option<Holder>,
+}
+
+/// The operation that it is taken for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Holder {
+    kind: String,
+    id: String,
+    token: Token,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Renew {
+    ttl_ms: u64,
+}
+
+/// What its holder is told.
+#[derive(Serialize)]
+struct Held {
+    token: u64,
+    expires_at: Option<String>,
+}
+
+/// What everybody is told.
+#[derive(Serialize)]
+struct Shown<'a> {
+    holder: Option<&'a str>,
+    reason: Option<&'a str>,
+    since: String,
+    expires_at: String,
+    operation: Option<Named<'a>>,
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    id: &'a str,
+    kind: &'a str,
+}
+
+impl Service {
+    /// `GET /collections/{collection}/{key}/lease`.
+    pub(super) fn lease(&self, collection: &str, key: &str) -> Result<Response, Problem> {
+        let documents = self.existing(collection)?;
+        let lease = documents.lease_of(key).map_err(|error| self.refusal(&error))?;
+        let lease = lease.ok_or_else(|| {
+            let detail = format!("nobody holds a lease of {collection}/{key}; it can be taken");
+            Problem::new(ProblemReason::NotFound, detail).on(collection, key)
+        })?;
+        Ok(response::members(StatusCode::OK, &Shown::of(&lease)))
+    }
+
+    /// `POST /collections/{collection}/{key}/lease`.
+    pub(super) async fn take_lease(
+        &self,
+        collection: &str,
+        key: &str,
+        request: Request,
+    ) -> Result<Response, Problem> {
+        request::refuse_operation_id(request.headers())?;
+        let actor = request::actor(request.headers())?;
+        let Take { ttl_ms, reason, operation } = request::json(request, &self.options).await?;
+        let lease = match operation {
+            Some(operation) => {
+                let (kind, id) = (kind(operation.kind)?, operation_id(operation.id)?);
+                if ttl_ms.is_some() {
+                    return Err(malformed(
+                        "a lease for an operation lasts as long as that: leave out ttl_ms",
+                    ));
+                }
+                let Token(token) = operation.token;
+                let operation = self.store.operations(kind).with_token(id, token);
+                let lease = operation.lease(&self.open(collection)?, key);
+                match reason {
+                    Some(reason) => lease.reason(reason).await,
+                    None => lease.await,
+                }
+            }
+            None => {
+                let documents = self.open(collection)?;
+                let mut lease = documents.lease(key);
+                if let Some(millis) = ttl_ms {
+                    lease = lease.ttl(Duration::from_millis(millis));
+                }
+                if let Some(reason) = reason {
+                    lease = lease.reason(reason);
+                }
+                if let Some(actor) = actor {
+                    lease = lease.by(actor);
+                }
+                lease.await
+            }
+        };
+        self.held(StatusCode::CREATED, lease)
+    }
+
+    /// `PUT /collections/{collection}/{key}/lease`.
+    pub(super) async fn renew_lease(
+        &self,
+        collection: &str,
+        key: &str,
+        request: Request,
+    ) -> Result<Response, Problem> {
+        let token = token(request.headers())?;
+        let Renew { ttl_ms } = request::json(request, &self.options).await?;
+        let lease = self.existing(collection)?.lease_with_token(key, token);
+        self.held(StatusCode::OK, lease.renew(Duration::from_millis(ttl_ms)).await)
+    }
+
+    /// `DELETE /collections/{collection}/{key}/lease`.
+    pub(super) async fn release_lease(
+        &self,
+        collection: &str,
+        key: &str,
+        request: Request,
+    ) -> Result<Response, Problem> {
+        let token = token(request.headers())?;
+        let lease = self.existing(collection)?.lease_with_token(key, token);
+        lease.release().await.map_err(|error| self.refusal(&error))?;
+        Ok(response::empty(StatusCode::NO_CONTENT))
+    }
+
+    fn held(&self, status: StatusCode, lease: StoreResult<Lease>) -> Result<Response, Problem> {
+        let lease = lease.map_err(|error| self.refusal(&error))?;
+        let (token, expires_at) = (lease.token().get(), lease.expires_at().map(time));
+        Ok(response::members(status, &Held { token, expires_at }))
+    }
+}
+
+impl<'a> Shown<'a> {
+    fn of(lease: &'a LeaseInfo) -> Shown<'a> {
+        let operation = lease.operation().zip(lease.operation_kind());
+        Shown {
+            holder: lease.holder(),
+            reason: lease.reason(),
+            since: time(lease.since()),
+            expires_at: time(lease.expires_at()),
+            operation: operation.map(|(id, kind)| Named { id, kind }),
+        }
+    }
+}
+
+/// The lease that the request is about.
+///
+/// # Errors
+/// 400 if it does not say.
+fn token(headers: &HeaderMap) -> Result<Version, Problem> {
+    request::refuse_operation_id(headers)?;
+    request::lease(headers)?
+        .ok_or_else(|| malformed("send Ifmatch-Lease with the token that taking the lease gave"))
+}
+
+fn time(at: SystemTime) -> String {
+    humantime::format_rfc3339_millis(at).to_string()
+}
