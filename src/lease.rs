@@ -145,6 +145,18 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
     }
 }
 
+#[cfg(feature = "axum")]
+impl crate::store::Store {
+    /// Whether a key is leased, or was until just now: also in a collection that has not been
+    /// written, which nobody may have opened since the lease was taken.
+    pub(crate) fn has_lease(&self, collection: &str, key: &str) -> bool {
+        let map = &self.inner.leases.entries.map;
+        let entry =
+            crate::key::sealed::Bytes::<String>::with_bytes(key, |key| entry_key(collection, key));
+        map.newest(map.hash(&entry), &entry).live().is_some()
+    }
+}
+
 impl<V: Send + Sync + 'static> Leasable for CollectionState<V> {
     fn name(&self) -> &Arc<str> {
         &self.name

@@ -13,8 +13,9 @@ use super::path::{kind, malformed, operation_id};
 use super::request;
 use super::response;
 use super::service::Service;
+use crate::collection::Collection;
 use crate::error::Result as StoreResult;
-use crate::http::{Problem, ProblemReason};
+use crate::http::{Document, Problem, ProblemReason};
 use crate::lease::{Lease, LeaseInfo};
 use crate::version::Version;
 
@@ -68,7 +69,7 @@ struct Named<'a> {
 impl Service {
     /// `GET /collections/{collection}/{key}/lease`.
     pub(super) fn lease(&self, collection: &str, key: &str) -> Result<Response, Problem> {
-        let documents = self.existing(collection)?;
+        let documents = self.leased(collection, key)?;
         let lease = documents.lease_of(key).map_err(|error| self.refusal(&error))?;
         let lease = lease.ok_or_else(|| {
             let detail = format!("nobody holds a lease of {collection}/{key}; it can be taken");
@@ -130,7 +131,7 @@ impl Service {
     ) -> Result<Response, Problem> {
         let token = token(request.headers())?;
         let Renew { ttl_ms } = request::json(request, &self.options).await?;
-        let lease = self.existing(collection)?.lease_with_token(key, token);
+        let lease = self.leased(collection, key)?.lease_with_token(key, token);
         self.held(StatusCode::OK, lease.renew(Duration::from_millis(ttl_ms)).await)
     }
 
@@ -142,9 +143,21 @@ impl Service {
         request: Request,
     ) -> Result<Response, Problem> {
         let token = token(request.headers())?;
-        let lease = self.existing(collection)?.lease_with_token(key, token);
+        let lease = self.leased(collection, key)?.lease_with_token(key, token);
         lease.release().await.map_err(|error| self.refusal(&error))?;
         Ok(response::empty(StatusCode::NO_CONTENT))
+    }
+
+    /// The collection of a key that may be leased. A lease is there although its collection has
+    /// not been written.
+    ///
+    /// # Errors
+    /// 404.
+    fn leased(&self, collection: &str, key: &str) -> Result<Collection<String, Document>, Problem> {
+        match self.store.has_lease(collection, key) {
+            true => self.open(collection),
+            false => self.existing(collection),
+        }
     }
 
     fn held(&self, status: StatusCode, lease: StoreResult<Lease>) -> Result<Response, Problem> {
