@@ -127,6 +127,10 @@ fn unknown_methods_are_told_the_known_ones() {
         (PATH, "GET, HEAD, PUT, PATCH, DELETE, OPTIONS"),
         ("/collections/shifts", "GET, HEAD, POST, OPTIONS"),
         ("/healthz", "GET, HEAD, OPTIONS"),
+        ("/collections/shifts/s-17/lease", "GET, HEAD, POST, PUT, DELETE, OPTIONS"),
+        ("/operations/transfer", "POST, OPTIONS"),
+        ("/operations/transfer/0000000000000000000000", "GET, HEAD, OPTIONS"),
+        ("/operations/transfer/0000000000000000000000/fail", "POST, OPTIONS"),
     ] {
         let refused = client.call("TRACE", path, &[], "");
         assert_eq!((refused.status, refused.reason().as_str()), (405, "method_not_allowed"));
