@@ -27,10 +27,11 @@ use crate::store::Store;
 
 /// The documents of `store` over HTTP, with the defaults of [`RouterOptions`].
 ///
-/// Serves `/collections/{collection}`, `/collections/{collection}/{key}` and `/healthz`, and
-/// answers everything else itself: give it a path of its own with [`Router::nest`]. Its
-/// collections are [`Collection<String, Document>`](crate::Collection) in the codec
-/// [`Json`](crate::Json), so that the program that embeds it can use them too.
+/// Serves `/collections/{collection}`, `/collections/{collection}/{key}` with its `/history` and
+/// its `/lease`, `/batch`, `/transactions`, `/operations/{kind}`, `/operations/{kind}/{id}` with
+/// its steps, and `/healthz`, and answers everything else itself: give it a path of its own with
+/// [`Router::nest`]. Its collections are [`Collection<String, Document>`](crate::Collection) in
+/// the codec [`Json`](crate::Json), so that the program that embeds it can use them too.
 ///
 /// ```
 /// let store = ifmatch::Store::in_memory();
