@@ -169,6 +169,40 @@ fn a_server_finishes_what_is_in_flight_and_exits_with_0() {
 }
 
 #[test]
+#[cfg(unix)]
+fn g9_a_server_that_is_stopped_ends_its_streams_and_exits_with_0() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(directory.path());
+    server.call("PUT", CREATE, "[1]");
+    let mut stream = server.connect();
+    let head = b"GET /changes HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n";
+    stream.write_all(head).unwrap();
+    let mut events = BufReader::new(stream);
+    let mut line = String::new();
+    while !line.starts_with("data: ") {
+        line.clear();
+        assert_ne!(events.read_line(&mut line).unwrap(), 0, "the stream ended");
+    }
+    assert!(line.contains("\"value\":[1]"), "{line}");
+    let overwrite = "If-Match: *\r\nContent-Type: application/json\r\n";
+    let whole = request("PUT", &format!("Expect: 100-continue\r\n{overwrite}"), "[2]");
+    let (head, body) = whole.split_at(whole.len() - 3);
+    let mut write = server.connect();
+    write.write_all(head.as_bytes()).unwrap();
+    let mut asked = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    write.read_exact(&mut asked).unwrap();
+    server.terminate();
+    // The last chunk is sent: the stream was ended, not cut off.
+    let mut rest = String::new();
+    events.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
+    // And long before those are cut off that are in flight.
+    write.write_all(body.as_bytes()).unwrap();
+    assert_eq!(Answer::read(&mut write).status, 200);
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn what_stops_a_server_from_starting_is_explained() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path());

@@ -1,7 +1,9 @@
 //! A ready [`Router`] that serves the documents of a store.
 
 mod batch;
+mod changes;
 mod entry;
+mod events;
 mod history;
 mod lease;
 mod operation;
@@ -11,6 +13,7 @@ mod read;
 mod request;
 mod response;
 mod service;
+mod stop;
 mod transaction;
 mod write;
 
@@ -25,13 +28,28 @@ use crate::http::StaleStatus;
 use crate::options::HISTORY_MAX;
 use crate::store::Store;
 
+pub use stop::Stop;
+
 /// The documents of `store` over HTTP, with the defaults of [`RouterOptions`].
 ///
 /// Serves `/collections/{collection}`, `/collections/{collection}/{key}` with its `/history` and
 /// its `/lease`, `/batch`, `/transactions`, `/operations/{kind}`, `/operations/{kind}/{id}` with
-/// its steps, and `/healthz`, and answers everything else itself: give it a path of its own with
-/// [`Router::nest`]. Its collections are [`Collection<String, Document>`](crate::Collection) in
-/// the codec [`Json`](crate::Json), so that the program that embeds it can use them too.
+/// its steps, `/changes` and `/healthz`, and answers everything else itself: give it a path of its
+/// own with [`Router::nest`]. Its collections are
+/// [`Collection<String, Document>`](crate::Collection) in the codec [`Json`](crate::Json), so that
+/// the program that embeds it can use them too.
+///
+/// `GET /changes?since=&collection=&prefix=&limit=&wait_ms=` gives the [feed](crate::feed) in pages
+/// of whole commits (G9). `next_since` of one page is `since` of the next, also where `collection`
+/// and `prefix` (of keys) pass over everything; without `since` it begins with the oldest that is
+/// kept. What is not kept any more is a 410 that names the `oldest` cursor. With `wait_ms`, at most
+/// 60,000, it waits for something to tell. `Accept: text/event-stream` gives a stream without end:
+/// one event per commit, its data a page in one line, its id the cursor, so that `Last-Event-ID`
+/// goes on from there; a gap in mid-stream is an event `gap`, and the last. A change has a `value`
+/// if it is a document; of what the program that embeds the router keeps in collections of other
+/// types only the key is told, as text. The store's own collections are not shown. Of a store in
+/// memory the feed begins with the router, unless the [builder](crate::StoreBuilder::feed) says
+/// that it begins before.
 ///
 /// ```
 /// let store = ifmatch::Store::in_memory();
@@ -59,6 +77,7 @@ pub struct RouterOptions {
     max_in_flight: usize,
     max_waiting: usize,
     history: u32,
+    stop: Stop,
 }
 
 impl Default for RouterOptions {
@@ -70,6 +89,7 @@ impl Default for RouterOptions {
             max_in_flight: 1_024,
             max_waiting: 1_024,
             history: 8,
+            stop: Stop::default(),
         }
     }
 }
@@ -116,9 +136,19 @@ impl RouterOptions {
         self
     }
 
+    /// Lets `stop` end what waits, before the server that runs the router waits for it to end.
+    pub fn stop(mut self, stop: &Stop) -> RouterOptions {
+        self.stop = stop.clone();
+        self
+    }
+
     /// The router.
     pub fn router(self, store: Store) -> Router {
         let limit = DefaultBodyLimit::max(self.body_limit);
+        // In memory only what is kept from now on can be told. A closed store tells nothing.
+        if store.inner.past().is_none() {
+            drop(store.changes().from_now().open());
+        }
         let permits = |most: usize| Semaphore::new(most.min(Semaphore::MAX_PERMITS));
         let (slots, waiting) = (permits(self.max_in_flight), Arc::new(permits(self.max_waiting)));
         let service = Arc::new(service::Service { store, options: self, slots, waiting });

@@ -17,6 +17,7 @@ pub(super) enum Resource {
     Health,
     Batch,
     Transactions,
+    Changes,
     Collection(String),
     Document { collection: String, key: String },
     History { collection: String, key: String },
@@ -44,6 +45,7 @@ impl Resource {
     pub(super) fn parse(path: &str) -> Result<Resource, Problem> {
         let segments: Vec<_> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
         match *segments {
+            ["changes"] => Ok(Resource::Changes),
             ["healthz"] => Ok(Resource::Health),
             ["batch"] => Ok(Resource::Batch),
             ["transactions"] => Ok(Resource::Transactions),
@@ -72,7 +74,7 @@ impl Resource {
     /// The methods that the resource knows, as in `Allow`.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Resource::Health | Resource::History { .. } => "GET, HEAD, OPTIONS",
+            Resource::Health | Resource::Changes | Resource::History { .. } => "GET, HEAD, OPTIONS",
             Resource::Operation { .. } => "GET, HEAD, OPTIONS",
             Resource::Batch | Resource::Transactions => "POST, OPTIONS",
             Resource::Operations(_) | Resource::OperationStep { .. } => "POST, OPTIONS",
@@ -161,7 +163,12 @@ fn nothing_here() -> Problem {
 /// A collection's name; the characters that it may have are checked before the store sees it,
 /// so that reading under a bad name is no mere 404.
 fn named(segment: &str) -> Result<String, Problem> {
-    let name = decode(segment)?;
+    collection_name(decode(segment)?)
+}
+
+/// # Errors
+/// 400, also for the names of the store's own collections.
+pub(super) fn collection_name(name: String) -> Result<String, Problem> {
     if is_collection_name(&name) {
         return Ok(name);
     }

@@ -54,6 +54,11 @@ impl Service {
             (Resource::Health, &Method::GET | &Method::HEAD) => {
                 Ok(response::json("{\"status\":\"ok\"}\n"))
             }
+            (Resource::Changes, &Method::GET | &Method::HEAD) => {
+                // A body cannot be shared while something is awaited.
+                let (parts, _) = request.into_parts();
+                self.changes(&parts, path, slot).await
+            }
             (Resource::Collection(name), &Method::GET | &Method::HEAD) => {
                 self.list(&name, request.uri().query())
             }

@@ -12,6 +12,8 @@ use crate::collection::CollectionState;
 use crate::entity::{Actor, Entity, Record};
 use crate::feed::encoded::Encoded;
 use crate::feed::filter::Filter;
+#[cfg(feature = "axum")]
+use crate::http::Document;
 use crate::key::{Key, text_of_kind};
 use crate::map::KeyBuf;
 use crate::version::Version;
@@ -191,6 +193,16 @@ impl Change {
         match self.content {
             Content::Deleted => ChangeKind::Delete,
             Content::Record(_) | Content::Encoded(_) => ChangeKind::Put,
+        }
+    }
+
+    /// The document that was written, also of a collection that is not open yet. `None` for a
+    /// delete, and if the collection is open as one of something else.
+    #[cfg(feature = "axum")]
+    pub(crate) fn document(&self) -> Option<Document> {
+        match &self.content {
+            Content::Encoded(encoded) => encoded.document(&self.collection),
+            _ => self.entity::<Document>().map(|entity| entity.value().clone()),
         }
     }
 

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use crate::clock::Timestamp;
+#[cfg(feature = "axum")]
+use crate::codec::Json;
 use crate::collection::CollectionState;
 use crate::entity::{Actor, Entity, Metadata, Record};
+#[cfg(feature = "axum")]
+use crate::http::Document;
 use crate::map::State;
 use crate::record::CatalogEntry;
 use crate::version::Version;
@@ -62,5 +66,21 @@ impl Encoded {
             shares_second: true,
         };
         Some(Entity::new(Arc::new(Record { metadata, index_keys: None, value })))
+    }
+
+    /// The text of a document is what is stored of it. `None` if it is no document, or the
+    /// collection is open as one of another type.
+    #[cfg(feature = "axum")]
+    pub(crate) fn document(&self, collection: &str) -> Option<Document> {
+        let opened = self.catalog.upgrade()?.opened(collection);
+        let is_documents = |opened: Arc<dyn Any + Send + Sync>| {
+            opened.downcast::<CollectionState<Document>>().is_ok()
+        };
+        let (schema, codec) = self.written_in.as_ref()?;
+        let is_json = (*schema, &**codec) == (1, Json::NAME);
+        if !is_json || !opened.is_none_or(is_documents) {
+            return None;
+        }
+        Document::from_bytes(self.bytes.to_vec()).ok()
     }
 }

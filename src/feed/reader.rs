@@ -150,6 +150,17 @@ impl Feed {
         NextCommit { feed: self }
     }
 
+    /// As [`try_next`](Feed::try_next), for futures: pending only while a thread reads the disk.
+    /// After `None` the caller is woken when there may be more.
+    #[cfg(feature = "axum")]
+    pub(crate) fn poll_now(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Commit>>> {
+        match self.poll(context.waker(), false) {
+            Poll::Ready(commit) => Poll::Ready(commit.map(Some)),
+            Poll::Pending if matches!(self.past, Some(Reading::Away(_))) => Poll::Pending,
+            Poll::Pending => Poll::Ready(Ok(None)),
+        }
+    }
+
     /// As [`next_commit`](Feed::next_commit), to make a stream of: `None` is its end.
     ///
     /// # Errors

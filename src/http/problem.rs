@@ -79,6 +79,9 @@ struct Members {
     operation: Option<Operation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
+    /// The oldest cursor that is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<Advice>,
     /// Of a transaction: all of them, this one first.
@@ -146,6 +149,7 @@ impl Problem {
             expires_at: None,
             operation: None,
             outcome: None,
+            oldest: None,
             retry: advice(reason),
             conflicts: Vec::new(),
             allow: None,
@@ -175,6 +179,7 @@ impl Problem {
                     Outcome::NotApplied => "not_applied",
                 });
             }
+            Error::Gap { oldest, .. } => problem.0.oldest = Some(oldest.to_string()),
             // The paths of a server are not its clients' business.
             Error::DiskFull { .. } => {
                 let detail = "the server's disk is full; nothing was written, try again later";

@@ -1,5 +1,6 @@
 //! The HTTP contract, through the router in process.
 
+mod changes;
 mod client;
 mod clients;
 mod conditions;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use ifmatch::axum::RouterOptions;
+use ifmatch::axum::{RouterOptions, Stop};
 use ifmatch::http::{Document, StaleStatus};
 use ifmatch::{Json, Store};
 use tokio::runtime::Runtime;
@@ -77,9 +77,11 @@ impl Serve {
             Stale::PreconditionFailed => StaleStatus::PreconditionFailed,
         };
         let options = RouterOptions::default().stale_status(status).body_timeout(BODY_TIMEOUT);
-        let router = options.router(store.clone());
+        let stop = Stop::default();
+        let router = options.stop(&stop).router(store.clone());
         let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
-        let served = runtime.block_on(server::serve(listener, router, || self.greet(address)));
+        let served =
+            runtime.block_on(server::serve(listener, router, &stop, || self.greet(address)));
         served.map_err(|error| format!("cannot serve: {error}"))?;
         store.close().map_err(|error| format!("closing the store: {error}"))?;
         say("Stopped; everything acknowledged is kept.\n");

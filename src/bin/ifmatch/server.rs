@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use ifmatch::axum::Stop;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -38,6 +39,7 @@ const CONNECTIONS: usize = 900;
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
+    waits: &Stop,
     ready: impl FnOnce(),
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -72,6 +74,8 @@ pub(crate) async fn serve(
         });
     }
     drop(listener);
+    // A stream would not end by itself.
+    waits.stop();
     // Those that are not done by then are cut off; what they were told is kept.
     let _ = timeout(GRACE, connections.shutdown()).await;
     Ok(())
