@@ -12,11 +12,11 @@ use serde_json::value::RawValue;
 use tokio::sync::SemaphorePermit;
 
 use super::events::Events;
-use super::path::{collection_name, malformed, parameters};
+use super::path::{collection_name, malformed, number, parameters, wait_of};
 use super::response;
 use super::service::Service;
 use crate::feed::{ChangeKind, Commit, Feed};
-use crate::http::{Conditions, Document, Problem};
+use crate::http::{Document, Problem};
 use crate::store::Store;
 use crate::version::Cursor;
 
@@ -26,9 +26,6 @@ const MOST: usize = 1_000;
 
 /// A page ends after the commit that takes it past this many bytes of values.
 const PAGE_BYTES: usize = 4 << 20;
-
-/// The longest that a request may wait.
-const WAIT_MS: u64 = 60_000;
 
 #[derive(Serialize)]
 struct Page<'a> {
@@ -79,7 +76,7 @@ impl Service {
             return Err(malformed("a stream of events has no limit and no wait_ms"));
         }
         let limit = number(limit, "limit", 1, MOST as u64)?.unwrap_or(PAGE as u64);
-        let wait = number(wait, "wait_ms", 0, WAIT_MS)?.unwrap_or_default();
+        let wait = wait_of(wait)?;
         let last = last_event(&request.headers)?.filter(|_| streams);
         let mut changes = self.store.changes();
         if let Some(cursor) = last.or(since) {
@@ -90,17 +87,16 @@ impl Service {
             changes = changes.collection_named(&collection_name(name)?);
         }
         let changes = changes.prefix(prefix.unwrap_or_default());
-        let mut feed = changes.open().map_err(|error| self.refused(&error))?;
+        let mut feed = changes.open().map_err(|error| self.refusal(&error))?;
         let mut answer = match streams {
             true => {
                 let place = self.waiting(slot)?;
                 let first = poll_fn(|context| feed.poll_now(context)).await;
-                let first = first.map_err(|error| self.refused(&error))?;
+                let first = first.map_err(|error| self.refusal(&error))?;
                 let stop = &self.options.stop;
                 Events::answer(self.store.clone(), feed, first, stop, path.to_owned(), place)
             }
             false => {
-                let wait = Duration::from_millis(wait);
                 let found = self.found(&mut feed, limit as usize, wait, slot).await?;
                 response::json(page(&self.store, &found.told, found.cursor))
             }
@@ -161,7 +157,7 @@ impl Service {
                 }
                 // The next page tells it.
                 Poll::Ready(Err(_)) if !found.told.is_empty() => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.refused(&error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.refusal(&error))),
                 Poll::Ready(Ok(None)) => {
                     found.cursor = feed.cursor();
                     break;
@@ -171,10 +167,6 @@ impl Service {
             found.cursor = feed.cursor();
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn refused(&self, error: &crate::error::Error) -> Problem {
-        self.failure(error, &Conditions::default())
     }
 }
 
@@ -210,13 +202,6 @@ pub(super) fn page(store: &Store, told: &[Told], cursor: Cursor) -> String {
     let changes = told.iter().flat_map(|told| told.items(store)).collect();
     // Serializing strings and numbers into a string does not fail.
     serde_json::to_string(&Page { changes, next_since: cursor.to_string() }).unwrap_or_default()
-}
-
-fn number(text: Option<String>, name: &str, least: u64, most: u64) -> Result<Option<u64>, Problem> {
-    let Some(text) = text else { return Ok(None) };
-    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
-    let wrong = || malformed(format!("{name} is a number from {least} to {most}"));
-    number.map(Some).ok_or_else(wrong)
 }
 
 /// `Last-Event-ID`, which a client sends that lost its stream.

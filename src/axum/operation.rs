@@ -9,15 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::SemaphorePermit;
 
-use super::path::{Step, malformed, parameters};
+use super::path::{Step, malformed, parameters, wait_of};
 use super::request;
 use super::response;
 use super::service::Service;
 use crate::http::{Document, Problem, ProblemReason};
 use crate::operation::{NotAToken, OnBusy, OperationInfo, OperationToken, Operations};
-
-/// The longest that a request waits for the end of an operation, in milliseconds.
-const MOST_WAIT: u64 = 60_000;
 
 /// The body of one that is to begin.
 #[derive(Deserialize)]
@@ -156,20 +153,16 @@ impl Service {
         slot: SemaphorePermit<'_>,
     ) -> Result<Response, Problem> {
         let [wait] = parameters(query, ["wait_ms"])?;
-        let wait = match wait.as_deref().map(str::parse) {
-            None => 0,
-            Some(Ok(wait @ 0..=MOST_WAIT)) => wait,
-            Some(_) => {
-                return Err(malformed(format!("wait_ms is a number from 0 to {MOST_WAIT}")));
-            }
-        };
+        let wait = wait_of(wait)?;
         let operations = self.store.operations(kind);
         let mut info = self.known(&operations, kind, id)?;
-        if wait > 0 && !info.status().is_end() {
+        if !wait.is_zero() && !info.status().is_end() {
             let _place = self.waiting(slot)?;
-            let waiting = operations.wait_for(id).within(Duration::from_millis(wait));
-            let ended = waiting.await.map_err(|error| self.refusal(&error))?;
-            info = ended.ok_or_else(|| unknown(kind, id))?;
+            let ended = operations.wait_for(id).within(wait);
+            if let Some(ended) = self.options.stop.unless_stopped(ended).await {
+                let ended = ended.map_err(|error| self.refusal(&error))?;
+                info = ended.ok_or_else(|| unknown(kind, id))?;
+            }
         }
         Ok(response::members(StatusCode::OK, &Shown::of(&info)))
     }

@@ -1,5 +1,7 @@
 //! Paths and query strings, decoded strictly: what is not plainly right is refused.
 
+use std::time::Duration;
+
 use percent_encoding::percent_decode_str;
 
 use crate::collection::is_collection_name;
@@ -7,6 +9,9 @@ use crate::http::{Problem, ProblemReason};
 
 /// The most bytes of a key.
 const KEY_BYTES: usize = 512;
+
+/// The longest that a request waits for something to happen.
+const MOST_WAIT_MS: u64 = 60_000;
 
 /// The digits of an operation's id, in base 32.
 const OPERATION_ID_DIGITS: usize = 22;
@@ -120,6 +125,31 @@ pub(super) fn parameters<const N: usize>(
         }
     }
     Ok(values)
+}
+
+/// The value of the parameter `name`, if it is given.
+///
+/// # Errors
+/// 400 for what is no number from `least` to `most`.
+pub(super) fn number(
+    value: Option<String>,
+    name: &str,
+    least: u64,
+    most: u64,
+) -> Result<Option<u64>, Problem> {
+    let Some(text) = value else { return Ok(None) };
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    let wrong = || malformed(format!("{name} is a number from {least} to {most}"));
+    number.map(Some).ok_or_else(wrong)
+}
+
+/// How long a request waits for something to happen, as its `wait_ms` says; by default not.
+///
+/// # Errors
+/// 400.
+pub(super) fn wait_of(value: Option<String>) -> Result<Duration, Problem> {
+    let millis = number(value, "wait_ms", 0, MOST_WAIT_MS)?;
+    Ok(Duration::from_millis(millis.unwrap_or_default()))
 }
 
 /// The kind of an operation, which is named as a collection is.

@@ -1,12 +1,15 @@
 //! How what waits is told that the server stops.
 
 use std::fmt;
+use std::future::{Future, IntoFuture, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use crate::sync::{AtomicBool, Ordering};
 use crate::watchers::{Watch, Watchers};
 
-/// Ends what waits for changes: long polls are answered with what there is, and streams end.
+/// Ends what waits: long polls are answered with what there is, and streams of changes end.
 ///
 /// A server that stops waits for its answers to end, and a stream does not end by itself.
 ///
@@ -35,6 +38,20 @@ impl Stop {
 
     pub(super) fn is_stopped(&self) -> bool {
         self.0.stopped.load(Ordering::Acquire)
+    }
+
+    /// What `work` gives, or nothing if this stops before.
+    pub(super) async fn unless_stopped<F: IntoFuture>(&self, work: F) -> Option<F::Output> {
+        let (mut work, mut watch) = (pin!(work.into_future()), self.watch());
+        poll_fn(|context| {
+            watch.enlist(context.waker());
+            match work.as_mut().poll(context) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Pending if self.is_stopped() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// Look at [`is_stopped`](Stop::is_stopped) after enlisting.

@@ -13,7 +13,7 @@ use ifmatch::{Json, Limits, Precondition, Store};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::client::{Client, request};
+use crate::client::{Client, request, waits};
 
 const EVENTS: (&str, &str) = ("accept", "text/event-stream");
 
@@ -159,14 +159,6 @@ fn g9_what_is_read_back_from_the_log_has_its_value_before_its_collection_is_open
         (vec!["a".into(), "t".into()], &json!([1]))
     );
     assert_eq!(page["changes"][1].get("value"), None);
-}
-
-/// Checks that a future is not done, and has it wait.
-async fn waits<F: Future<Output = T>, T>(mut call: std::pin::Pin<&mut F>) {
-    let pending = std::future::poll_fn(|context| {
-        std::task::Poll::Ready(call.as_mut().poll(context).is_pending())
-    });
-    assert!(pending.await, "it does not wait");
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! A client that calls the router without a socket.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use http::{HeaderMap, Request};
@@ -108,4 +112,10 @@ pub(crate) fn request(
         request = request.header(*name, *value);
     }
     request.body(Body::from(body.to_owned())).expect("a request")
+}
+
+/// Checks that a future is not done, and has it wait.
+pub(crate) async fn waits<F: Future<Output = T>, T>(mut call: Pin<&mut F>) {
+    let pending = poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_pending()));
+    assert!(pending.await, "it does not wait");
 }

@@ -1,12 +1,13 @@
 //! Operations over HTTP: one at a time within a scope, told to all, and held by a token.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Client, JSON, OVERWRITE, request};
+use crate::client::{Answer, Client, JSON, OVERWRITE, request, waits};
 use ifmatch::Store;
-use ifmatch::axum::RouterOptions;
+use ifmatch::axum::{RouterOptions, Stop};
 use ifmatch::testing::MemoryDisk;
 
 const TRANSFERS: &str = "/operations/transfer";
@@ -181,11 +182,8 @@ fn who_waits_is_told_of_the_end_and_keeps_nobody_out() {
     let wait = format!("{path}?wait_ms=60000");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let told = runtime.block_on(async {
-        let mut waiting = Box::pin(client.send_async(request("GET", &wait, &[], "")));
-        let polled = std::future::poll_fn(|context| {
-            std::task::Poll::Ready(waiting.as_mut().poll(context).is_pending())
-        });
-        assert!(polled.await, "it waits");
+        let mut waiting = pin!(client.send_async(request("GET", &wait, &[], "")));
+        waits(waiting.as_mut()).await;
         let write = format!("/collections/shifts/s-17{OVERWRITE}");
         let put = client.send_async(request("PUT", &write, &[JSON], "1")).await;
         assert_eq!(put.status, 201, "{put:?}");
@@ -198,6 +196,22 @@ fn who_waits_is_told_of_the_end_and_keeps_nobody_out() {
     });
     assert_eq!((told.status, &told.json()["status"]), (200, &json!("completed")));
     assert_eq!(client.get(&wait).json()["status"], "completed", "at once");
+}
+
+#[test]
+fn who_waits_is_told_how_far_it_is_when_the_server_stops() {
+    let stop = Stop::default();
+    let client = Client::new(Store::in_memory(), RouterOptions::default().stop(&stop));
+    let (path, _) = begun(&client, "a");
+    let wait = format!("{path}?wait_ms=60000");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let told = runtime.block_on(async {
+        let mut waiting = pin!(client.send_async(request("GET", &wait, &[], "")));
+        waits(waiting.as_mut()).await;
+        stop.stop();
+        waiting.await
+    });
+    assert_eq!((told.status, &told.json()["status"]), (200, &json!("in_progress")));
 }
 
 #[test]
