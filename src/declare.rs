@@ -7,9 +7,13 @@ use std::sync::Arc;
 
 use crate::codec::{Bincode, Codec, Encoding};
 use crate::collection::Collection;
+#[cfg(feature = "axum")]
+use crate::error::Limit;
 use crate::error::Result;
 use crate::key::Key;
 use crate::migration::Migration;
+#[cfg(feature = "axum")]
+use crate::reopen::Reopening;
 use crate::store::Store;
 #[cfg(feature = "json")]
 use crate::unique::PointedInto;
@@ -301,6 +305,32 @@ impl<'a, K, V: 'static, C> CollectionBuilder<'a, K, V, C> {
         let (mut migrations, unique) = (self.migrations, self.unique);
         let encoding = Encoding::new(schema, codec, trusted);
         store.open_collection(name, encoding, history, &mut migrations, unique)
+    }
+
+    /// Makes sure that there can be such a collection.
+    ///
+    /// # Errors
+    /// [`Error::Index`](crate::Error::Index) and [`Error::Limit`](crate::Error::Limit).
+    #[cfg(feature = "axum")]
+    pub(crate) fn check(&self) -> Result<()> {
+        crate::unique::check(self.name, &self.unique)?;
+        let history = self.history.unwrap_or(0) as usize;
+        self.store.inner.limits.check(Limit::History, history, || self.name.to_owned())
+    }
+
+    /// Opens a collection anew that is open already, so that it has the history and exactly the
+    /// unique indexes that are named here; see [`Store::reopen`].
+    #[cfg(feature = "axum")]
+    pub(crate) fn reopen(self) -> Result<Reopening<'a, V>>
+    where
+        K: Key,
+        V: Send + Sync + 'static,
+        C: Codec<V>,
+    {
+        self.check()?;
+        let CollectionBuilder { store, name, schema, codec, trusted, history, unique, .. } = self;
+        let encoding = Encoding::new(schema, codec, trusted);
+        store.reopen::<K, V>(name, encoding, history, unique)
     }
 }
 

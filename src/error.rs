@@ -78,6 +78,11 @@ pub enum Error {
         /// The collection.
         collection: String,
     },
+    /// The collection is to be opened anew, and somebody has a handle of it. Nothing was changed.
+    CollectionInUse {
+        /// The collection.
+        collection: String,
+    },
     /// Not a collection name: 1 to 64 characters of `a-z`, `0-9`, `_` and `-`.
     CollectionName(String),
     /// What a transaction has read has changed while its closure was running. The closure returns
@@ -327,7 +332,7 @@ impl Error {
             Error::Closed | Error::Poisoned { .. } | Error::Migrating { .. } => 503,
             Error::DiskFull { .. } => 507,
             Error::Gap { .. } => 410,
-            Error::NotYet { .. } => 503,
+            Error::NotYet { .. } | Error::CollectionInUse { .. } => 503,
             Error::Decode { .. }
             | Error::OtherStore { .. }
             | Error::InUse(_)
@@ -378,6 +383,10 @@ impl fmt::Display for Error {
             Error::Migrating { collection } => {
                 write!(f, "collection {collection} is being migrated; ")?;
                 f.write_str("open it before the closure runs, not within")
+            }
+            Error::CollectionInUse { collection } => {
+                write!(f, "collection {collection} is in use, and cannot be changed; ")?;
+                f.write_str("try again when nobody has a handle of it")
             }
             Error::Restart => {
                 f.write_str("what the transaction has read has changed; ")?;

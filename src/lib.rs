@@ -61,6 +61,8 @@ mod store;
 mod registry;
 mod declare;
 mod collection;
+#[cfg(feature = "axum")]
+mod reopen;
 mod history;
 mod merge;
 mod rebase;

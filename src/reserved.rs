@@ -40,6 +40,8 @@ const SCOPES: u32 = FIRST + 3;
 
 const BEGUN: u32 = FIRST + 4;
 
+const SETTINGS: u32 = FIRST + 5;
+
 pub(crate) struct Reserved {
     /// What landed writes with operation ids left behind.
     pub(crate) ids: Arc<CollectionState<IdRecord>>,
@@ -51,6 +53,8 @@ pub(crate) struct Reserved {
     pub(crate) scopes: Arc<CollectionState<ScopeRecord>>,
     /// Which operation was begun with an operation id.
     pub(crate) begun: Arc<CollectionState<BegunRecord>>,
+    /// How what has a name is to be treated, for layers above the store.
+    pub(crate) settings: Arc<CollectionState<Vec<u8>>>,
 }
 
 impl Reserved {
@@ -66,6 +70,7 @@ impl Reserved {
             ),
             scopes: create::<ScopeKey, _>(SCOPES, "$scopes", (stripes, 0), ScopeCodec),
             begun: create::<Vec<u8>, _>(BEGUN, "$begun", (stripes, 0), BegunCodec),
+            settings: create::<String, _>(SETTINGS, "$settings", (stripes, 0), SettingsCodec),
         }
     }
 }
@@ -86,7 +91,25 @@ impl Reserved {
         open(registry, limits, &self.leases, Hold::lasting_from(clock, last_commit))?;
         open(registry, limits, &self.operations, |_, _| ())?;
         open(registry, limits, &self.scopes, ScopeRecord::lasting_from(clock, last_commit))?;
-        open(registry, limits, &self.begun, |_, _| ())
+        open(registry, limits, &self.begun, |_, _| ())?;
+        open(registry, limits, &self.settings, |_, _| ())
+    }
+}
+
+/// Bytes as they are: whoever sets them knows what they say.
+struct SettingsCodec;
+
+impl Codec<Vec<u8>> for SettingsCodec {
+    fn name(&self) -> &str {
+        "settings"
+    }
+
+    fn encode(&self, settings: &Vec<u8>) -> std::result::Result<Vec<u8>, String> {
+        Ok(settings.clone())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> std::result::Result<Vec<u8>, String> {
+        Ok(bytes.to_vec())
     }
 }
 

@@ -68,10 +68,12 @@ pub(crate) struct Inner {
     pub(crate) contention: Tally,
     pub(crate) leases: Leases,
     pub(crate) operations: OperationTable,
+    #[cfg_attr(not(feature = "axum"), allow(dead_code, reason = "it is there for the router"))]
+    pub(crate) settings: Arc<CollectionState<Vec<u8>>>,
     pub(crate) random: Mutex<fastrand::Rng>,
     closed: AtomicBool,
-    stripes: usize,
-    registry: Arc<Mutex<Registry>>,
+    pub(crate) stripes: usize,
+    pub(crate) registry: Arc<Mutex<Registry>>,
     /// A migration has ended, well or not.
     migrated: Condvar,
     /// Absent in memory.
@@ -167,7 +169,7 @@ impl Store {
         if builder.feed {
             feed.turn_on(&journal);
         }
-        let Reserved { ids, leases, operations, scopes, begun } = reserved;
+        let Reserved { ids, leases, operations, scopes, begun, settings } = reserved;
         let ids = Ids::new(ids, limits.operation_ids, limits.operation_id_age);
         let operations = OperationTable::new(operations, scopes, begun);
         let random = seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
@@ -183,6 +185,7 @@ impl Store {
             ids,
             operations,
             contention: Tally::new(),
+            settings,
             leases: Leases::new(leases),
             random: Mutex::new(Level::Alone("random numbers"), random),
             closed: AtomicBool::new(false),
@@ -311,7 +314,7 @@ impl Store {
         result
     }
 
-    fn again<K: Key, V: Send + Sync + 'static>(
+    pub(crate) fn again<K: Key, V: Send + Sync + 'static>(
         &self,
         open: &Open,
         name: &str,
@@ -361,6 +364,14 @@ impl Store {
         let registry = self.inner.registry.lock();
         let is_known = registry.catalog.contains_key(name) || registry.open.contains_key(name);
         is_known && is_collection_name(name)
+    }
+
+    /// How many earlier versions of each key a collection keeps, if there is such a collection.
+    #[cfg(feature = "axum")]
+    pub(crate) fn history_of(&self, name: &str) -> Option<u32> {
+        let registry = self.inner.registry.lock();
+        let open = registry.open.get(name).map(|open| &open.entry);
+        open.or_else(|| registry.catalog.get(name)).map(|entry| entry.history)
     }
 
     /// The identity of this history of commits.
@@ -481,7 +492,10 @@ impl Inner {
     ///
     /// # Errors
     /// [`Error::Migrating`] if it is one of the caller's closures that would have to wait.
-    fn registry_without_migration(&self, name: &str) -> Result<MutexGuard<'_, Registry>> {
+    pub(crate) fn registry_without_migration(
+        &self,
+        name: &str,
+    ) -> Result<MutexGuard<'_, Registry>> {
         let mut registry = self.registry.lock();
         while registry.migrating.contains_key(name) {
             if UserCode::is_running() {
@@ -520,9 +534,9 @@ impl Drop for Inner {
 }
 
 /// A migration that has begun; over when it is dropped.
-struct UnderWay<'a> {
-    inner: &'a Inner,
-    name: &'a str,
+pub(crate) struct UnderWay<'a> {
+    pub(crate) inner: &'a Inner,
+    pub(crate) name: &'a str,
 }
 
 impl Drop for UnderWay<'_> {

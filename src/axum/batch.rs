@@ -48,17 +48,19 @@ impl Service {
         let lineage = self.store.lineage();
         let read = |(place, sent): (usize, Sent)| sent.read(&format!("writes[{place}]"), lineage);
         let entries = body.writes.into_iter().enumerate().map(read);
-        let entries: Vec<Entry> = entries.collect::<Result<_, _>>()?;
+        let mut entries: Vec<Entry> = entries.collect::<Result<_, _>>()?;
         if entries.iter().any(|entry| matches!(entry.change, Change::Check)) {
             return Err(super::path::malformed("a batch has no checks; see /transactions"));
         }
         let mut opened = Opened::new();
         let mut outcomes = Vec::new();
-        for entry in &entries {
-            outcomes.push(match entry.preconditions.is_empty() {
-                true => Err(Problem::precondition_required()),
-                false => self.open_for(entry, &mut opened).map(drop),
-            });
+        let steady = self.steady().await;
+        for entry in &mut entries {
+            let named = std::mem::take(&mut entry.preconditions);
+            outcomes.push(self.required(&entry.collection, named).and_then(|required| {
+                entry.preconditions = required;
+                self.open_for(&steady, entry, &mut opened).map(drop)
+            }));
         }
         let before = self.store.inner.journal.position();
         let before = before.map_err(|error| self.failure(&error, &Conditions::default()))?;

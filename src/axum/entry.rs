@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::path::{check_key, malformed};
-use super::service::Service;
+use super::service::{Service, Steady};
 use crate::collection::{Collection, is_collection_name};
 use crate::http::{Conditions, Document, Problem, TagList};
 use crate::precondition::{Precondition, decide};
@@ -124,6 +124,7 @@ impl Service {
     /// What the write is refused for then.
     pub(super) fn open_for<'a>(
         &self,
+        steady: &Steady<'_>,
         entry: &Entry,
         opened: &'a mut Opened,
     ) -> Result<&'a Collection<String, Document>, Problem> {
@@ -134,7 +135,7 @@ impl Service {
             if !is_there && (deletes || decide(preconditions, None).is_err()) {
                 return Err(self.absent(collection, key, conditions));
             }
-            opened.insert(collection.clone(), self.open(collection)?);
+            opened.insert(collection.clone(), self.open(steady, collection)?);
         }
         opened.get(collection).ok_or_else(|| self.absent(collection, key, conditions))
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::response;
-use super::service::{Service, no_document};
+use super::service::{Service, Steady, no_document};
 use crate::history::HistoryEntry;
 use crate::http::{Conditions, Document, Problem};
 
@@ -28,8 +28,13 @@ struct Item<'a> {
 
 impl Service {
     /// `GET /collections/{collection}/{key}/history`: the newest first.
-    pub(super) fn history(&self, collection: &str, key: &str) -> Result<Response, Problem> {
-        let documents = self.existing(collection)?;
+    pub(super) fn history(
+        &self,
+        steady: &Steady<'_>,
+        collection: &str,
+        key: &str,
+    ) -> Result<Response, Problem> {
+        let documents = self.existing(steady, collection)?;
         let history = documents.history(key);
         let history = history.map_err(|error| self.failure(&error, &Conditions::default()))?;
         if history.is_empty() {

@@ -12,7 +12,7 @@ use super::operation::Token;
 use super::path::{kind, malformed, operation_id};
 use super::request;
 use super::response;
-use super::service::Service;
+use super::service::{Service, Steady};
 use crate::collection::Collection;
 use crate::error::Result as StoreResult;
 use crate::http::{Document, Problem, ProblemReason};
@@ -68,8 +68,13 @@ struct Named<'a> {
 
 impl Service {
     /// `GET /collections/{collection}/{key}/lease`.
-    pub(super) fn lease(&self, collection: &str, key: &str) -> Result<Response, Problem> {
-        let documents = self.leased(collection, key)?;
+    pub(super) fn lease(
+        &self,
+        steady: &Steady<'_>,
+        collection: &str,
+        key: &str,
+    ) -> Result<Response, Problem> {
+        let documents = self.leased(steady, collection, key)?;
         let lease = documents.lease_of(key).map_err(|error| self.refusal(&error))?;
         let lease = lease.ok_or_else(|| {
             let detail = format!("nobody holds a lease of {collection}/{key}; it can be taken");
@@ -88,6 +93,7 @@ impl Service {
         request::refuse_operation_id(request.headers())?;
         let actor = request::actor(request.headers())?;
         let Take { ttl_ms, reason, operation } = request::json(request, &self.options).await?;
+        let steady = self.steady().await;
         let lease = match operation {
             Some(operation) => {
                 let (kind, id) = (kind(operation.kind)?, operation_id(operation.id)?);
@@ -98,14 +104,14 @@ impl Service {
                 }
                 let Token(token) = operation.token;
                 let operation = self.store.operations(kind).with_token(id, token);
-                let lease = operation.lease(&self.open(collection)?, key);
+                let lease = operation.lease(&self.open(&steady, collection)?, key);
                 match reason {
                     Some(reason) => lease.reason(reason).await,
                     None => lease.await,
                 }
             }
             None => {
-                let documents = self.open(collection)?;
+                let documents = self.open(&steady, collection)?;
                 let mut lease = documents.lease(key);
                 if let Some(millis) = ttl_ms {
                     lease = lease.ttl(Duration::from_millis(millis));
@@ -131,7 +137,8 @@ impl Service {
     ) -> Result<Response, Problem> {
         let token = token(request.headers())?;
         let Renew { ttl_ms } = request::json(request, &self.options).await?;
-        let lease = self.leased(collection, key)?.lease_with_token(key, token);
+        let steady = self.steady().await;
+        let lease = self.leased(&steady, collection, key)?.lease_with_token(key, token);
         self.held(StatusCode::OK, lease.renew(Duration::from_millis(ttl_ms)).await)
     }
 
@@ -143,7 +150,8 @@ impl Service {
         request: Request,
     ) -> Result<Response, Problem> {
         let token = token(request.headers())?;
-        let lease = self.leased(collection, key)?.lease_with_token(key, token);
+        let steady = self.steady().await;
+        let lease = self.leased(&steady, collection, key)?.lease_with_token(key, token);
         lease.release().await.map_err(|error| self.refusal(&error))?;
         Ok(response::empty(StatusCode::NO_CONTENT))
     }
@@ -153,10 +161,15 @@ impl Service {
     ///
     /// # Errors
     /// 404.
-    fn leased(&self, collection: &str, key: &str) -> Result<Collection<String, Document>, Problem> {
+    fn leased(
+        &self,
+        steady: &Steady<'_>,
+        collection: &str,
+        key: &str,
+    ) -> Result<Collection<String, Document>, Problem> {
         match self.store.has_lease(collection, key) {
-            true => self.open(collection),
-            false => self.existing(collection),
+            true => self.open(steady, collection),
+            false => self.existing(steady, collection),
         }
     }
 

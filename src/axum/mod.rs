@@ -13,6 +13,7 @@ mod read;
 mod request;
 mod response;
 mod service;
+mod settings;
 mod stop;
 mod transaction;
 mod write;
@@ -22,22 +23,32 @@ use std::time::Duration;
 
 use ::axum::Router;
 use ::axum::extract::DefaultBodyLimit;
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 
 use crate::http::StaleStatus;
 use crate::options::HISTORY_MAX;
 use crate::store::Store;
 
+pub use settings::open_collections;
 pub use stop::Stop;
 
 /// The documents of `store` over HTTP, with the defaults of [`RouterOptions`].
 ///
-/// Serves `/collections/{collection}`, `/collections/{collection}/{key}` with its `/history` and
-/// its `/lease`, `/batch`, `/transactions`, `/operations/{kind}`, `/operations/{kind}/{id}` with
-/// its steps, `/changes` and `/healthz`, and answers everything else itself: give it a path of its
-/// own with [`Router::nest`]. Its collections are
+/// Serves `/collections`, `/collections/{collection}`, `/collections/{collection}/{key}` with its
+/// `/history` and its `/lease`, `/batch`, `/transactions`, `/operations/{kind}`,
+/// `/operations/{kind}/{id}` with its steps, `/changes` and `/healthz`, and answers everything else
+/// itself: give it a path of its own with [`Router::nest`]. Its collections are
 /// [`Collection<String, Document>`](crate::Collection) in the codec [`Json`](crate::Json), so that
 /// the program that embeds it can use them too.
+///
+/// `PUT /collections/{collection}` sets what a collection is, all at once: `unique`, a list of
+/// JSON Pointers; `history`, how many earlier versions it keeps; `require_condition`, whether a
+/// write has to say what it relies on (G6); and `stale_status`, 409 or 412. What is left out is as
+/// without settings. It is kept in the store. A collection that exists is made anew if need be,
+/// while requests wait; one that the program that embeds the router has a handle of is not, and
+/// the answer is 503 then. `PUT /operations/{kind}` sets `shared_scope`, false for scopes of its
+/// own, and what is said to whom an operation stands in the way: `message` and `domain`. `GET
+/// /collections` and `GET /operations/{kind}` tell the settings.
 ///
 /// `GET /changes?since=&collection=&prefix=&limit=&wait_ms=` gives the [feed](crate::feed) in pages
 /// of whole commits (G9). `next_since` of one page is `since` of the next, also where `collection`
@@ -151,9 +162,11 @@ impl RouterOptions {
         }
         let permits = |most: usize| Semaphore::new(most.min(Semaphore::MAX_PERMITS));
         let (slots, waiting) = (permits(self.max_in_flight), Arc::new(permits(self.max_waiting)));
-        let service = Arc::new(service::Service { store, options: self, slots, waiting });
+        let settings = settings::settings(&store);
+        let steady = Arc::new(RwLock::new(()));
+        let service = service::Service { store, options: self, slots, waiting, settings, steady };
         // One handler for every path: keys are taken from the path as it was sent, before
         // anybody decodes or normalizes it, and each refusal is a problem document.
-        Router::new().fallback(service::handle).layer(limit).with_state(service)
+        Router::new().fallback(service::handle).layer(limit).with_state(Arc::new(service))
     }
 }

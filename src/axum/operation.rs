@@ -119,7 +119,7 @@ impl Service {
         let actor = request::actor(request.headers())?;
         let operation_id = request::operation_id(request.headers())?;
         let ask: Ask = request::json(request, &self.options).await?;
-        let operations = self.store.operations(kind);
+        let operations = self.operations(kind)?;
         let mut begin = operations.begin(ask.scope).on_busy(match ask.on_busy {
             Busy::Reject => OnBusy::Reject,
             Busy::Queue => OnBusy::Queue,

@@ -57,16 +57,18 @@ impl Service {
         let bytes = body(Request::from_parts(parts, sent), &self.options).await?;
         let patch = Patch::parse(&kind, &bytes)?;
         let preconditions = intent.preconditions(self.store.lineage());
-        if preconditions.is_empty() && !patch.tests() {
-            return Err(Problem::precondition_required());
-        }
+        let preconditions = match patch.tests() {
+            true => preconditions,
+            false => self.required(collection, preconditions)?,
+        };
         if !self.store.has_collection(collection) {
             return Err(match intent.conditions == Conditions::default() {
                 true => no_document(collection, key),
                 false => self.absent(collection, key, &intent.conditions),
             });
         }
-        let (documents, most) = (self.open(collection)?, self.options.body_limit);
+        let steady = self.steady().await;
+        let (documents, most) = (self.open(&steady, collection)?, self.options.body_limit);
         let key = key.to_owned();
         let edit = Edit { documents, key, intent, preconditions, patch, most };
         match self.edit(&edit, [about.as_bytes(), &bytes].concat()).await {

@@ -23,6 +23,7 @@ pub(super) enum Resource {
     Batch,
     Transactions,
     Changes,
+    Collections,
     Collection(String),
     Document { collection: String, key: String },
     History { collection: String, key: String },
@@ -54,6 +55,7 @@ impl Resource {
             ["healthz"] => Ok(Resource::Health),
             ["batch"] => Ok(Resource::Batch),
             ["transactions"] => Ok(Resource::Transactions),
+            ["collections"] => Ok(Resource::Collections),
             ["collections", name] => Ok(Resource::Collection(named(name)?)),
             ["collections", name, key] => {
                 Ok(Resource::Document { collection: named(name)?, key: keyed(key)? })
@@ -80,10 +82,10 @@ impl Resource {
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Resource::Health | Resource::Changes | Resource::History { .. } => "GET, HEAD, OPTIONS",
-            Resource::Operation { .. } => "GET, HEAD, OPTIONS",
+            Resource::Collections | Resource::Operation { .. } => "GET, HEAD, OPTIONS",
             Resource::Batch | Resource::Transactions => "POST, OPTIONS",
-            Resource::Operations(_) | Resource::OperationStep { .. } => "POST, OPTIONS",
-            Resource::Collection(_) => "GET, HEAD, POST, OPTIONS",
+            Resource::OperationStep { .. } => "POST, OPTIONS",
+            Resource::Collection(_) | Resource::Operations(_) => "GET, HEAD, PUT, POST, OPTIONS",
             Resource::Document { .. } => "GET, HEAD, PUT, PATCH, DELETE, OPTIONS",
             Resource::Lease { .. } => "GET, HEAD, POST, PUT, DELETE, OPTIONS",
         }
@@ -260,7 +262,7 @@ mod tests {
         assert_eq!(Resource::parse("/healthz").unwrap(), Resource::Health);
         let document = Resource::Document { collection: "a-b_1".into(), key: "x/%2F é".into() };
         assert_eq!(Resource::parse("/collections/a-b_1/x%2F%252F%20é").unwrap(), document);
-        for path in ["", "/", "/collections", "/healthz/", "/collections/a/b/", "/Collections/a"] {
+        for path in ["", "/", "/collections/a/b/c", "/healthz/", "/collections/a/b/", "/Collections/a"] {
             assert_eq!(status(path), 404, "{path}");
         }
         for path in ["A", "", "a%", "%E9", "a/", "a/.", "a/%2e%2E", "a/%00", "a/%C2%85", "a/%zz"] {

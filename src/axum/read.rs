@@ -2,16 +2,16 @@
 
 use std::ops::Bound;
 
-use ::axum::extract::Request;
 use ::axum::response::Response;
 use ::http::StatusCode;
+use ::http::request::Parts;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::path::{malformed, parameters};
 use super::request::conditions;
 use super::response;
-use super::service::{Service, no_document};
+use super::service::{Service, Steady, no_document};
 use crate::entity::Entity;
 use crate::http::{Conditions, Document, Problem, Verdict};
 
@@ -44,17 +44,18 @@ impl Service {
     /// `GET /collections/{collection}/{key}`.
     pub(super) fn get(
         &self,
+        steady: &Steady<'_>,
         collection: &str,
         key: &str,
-        request: &Request,
+        request: &Parts,
     ) -> Result<Response, Problem> {
-        let conditions = conditions(request.headers())?;
-        let documents = self.existing(collection)?;
+        let conditions = conditions(&request.headers)?;
+        let documents = self.existing(steady, collection)?;
         let found = documents.get(key).map_err(|error| self.failure(&error, &conditions))?;
         let entity = found.ok_or_else(|| no_document(collection, key))?;
         let (lineage, current) = (self.store.lineage(), entity.metadata());
         let tag = self.tag(entity.version());
-        match conditions.evaluate(request.method(), lineage, Some(current)) {
+        match conditions.evaluate(&request.method, lineage, Some(current)) {
             Verdict::Proceed => Ok(response::document(StatusCode::OK, tag, &entity)),
             Verdict::NotModified => Ok(response::not_modified(tag, &entity)),
             Verdict::PreconditionFailed => {
@@ -64,7 +65,12 @@ impl Service {
     }
 
     /// `GET /collections/{collection}?prefix=&after=&limit=`.
-    pub(super) fn list(&self, collection: &str, query: Option<&str>) -> Result<Response, Problem> {
+    pub(super) fn list(
+        &self,
+        steady: &Steady<'_>,
+        collection: &str,
+        query: Option<&str>,
+    ) -> Result<Response, Problem> {
         let [prefix, after, limit] = parameters(query, ["prefix", "after", "limit"])?;
         let prefix = prefix.unwrap_or_default();
         let limit = match limit.as_deref().map(str::parse) {
@@ -72,7 +78,7 @@ impl Service {
             Some(Ok(limit @ 1..=MOST)) => limit,
             Some(_) => return Err(malformed(format!("limit is a number from 1 to {MOST}"))),
         };
-        let documents = self.existing(collection)?;
+        let documents = self.existing(steady, collection)?;
         let start = match &after {
             Some(after) if *after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(&prefix),

@@ -166,8 +166,19 @@ pub(super) async fn json<T: DeserializeOwned>(
         expect_json(request.headers())?;
     }
     let bytes = body(request, options).await?;
-    let members: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-    serde_json::from_slice(members)
+    members(if bytes.is_empty() { b"{}" } else { &bytes })
+}
+
+/// Reads members of a JSON object.
+///
+/// # Errors
+/// 400 that says what is wrong.
+pub(super) fn members<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
+    // Members would be taken from an array too, in the order in which this program has them.
+    if json.trim_ascii_start().first() == Some(&b'[') {
+        return Err(malformed("the body is not as it has to be: it is an array, not an object"));
+    }
+    serde_json::from_slice(json)
         .map_err(|error| malformed(format!("the body is not as it has to be: {error}")))
 }
 

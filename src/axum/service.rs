@@ -5,13 +5,12 @@ use std::sync::Arc;
 use ::axum::extract::{OriginalUri, Request, State};
 use ::axum::response::Response;
 use ::http::Method;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, SemaphorePermit};
 
 use super::RouterOptions;
 use super::patch::ACCEPTED;
 use super::path::Resource;
 use super::response;
-use crate::codec::Json;
 use crate::collection::Collection;
 use crate::error::Error;
 use crate::http::{Conditions, Document, Problem, ProblemReason};
@@ -26,12 +25,20 @@ pub(super) struct Service {
     pub(super) slots: Semaphore,
     /// One permit per request that may wait for something to happen.
     pub(super) waiting: Arc<Semaphore>,
+    pub(super) settings: Collection<String, Vec<u8>>,
+    /// Held by whoever has a handle of a collection, and exclusively by whoever changes what a
+    /// collection is: a queue for requests, not a lock of data.
+    pub(super) steady: Arc<RwLock<()>>,
 }
+
+/// No collection is opened anew while this is there. A request has one at most: a second would
+/// wait behind whoever waits for the first.
+pub(super) type Steady<'a> = RwLockReadGuard<'a, ()>;
 
 pub(super) async fn handle(State(service): State<Arc<Service>>, request: Request) -> Response {
     let path = original_path(&request);
     let answer = match service.slots.try_acquire() {
-        Ok(slot) => service.answer(request, &path, slot).await,
+        Ok(slot) => service.answer(&service, request, &path, slot).await,
         Err(_) => Err(overloaded("too many requests are under way; nothing was done")),
     };
     answer.unwrap_or_else(|problem| response::problem(problem.at(path)))
@@ -40,6 +47,7 @@ pub(super) async fn handle(State(service): State<Arc<Service>>, request: Request
 impl Service {
     async fn answer(
         &self,
+        shared: &Arc<Service>,
         request: Request,
         path: &str,
         slot: SemaphorePermit<'_>,
@@ -60,13 +68,17 @@ impl Service {
                 self.changes(&parts, path, slot).await
             }
             (Resource::Collection(name), &Method::GET | &Method::HEAD) => {
-                self.list(&name, request.uri().query())
+                self.list(&self.steady().await, &name, request.uri().query())
             }
             (Resource::Batch, &Method::POST) => self.batch(request).await,
             (Resource::Transactions, &Method::POST) => self.transaction(request).await,
+            (Resource::Collections, &Method::GET | &Method::HEAD) => self.collections(),
+            (Resource::Collection(name), &Method::PUT) => {
+                Arc::clone(shared).set_collection(&name, request).await
+            }
             (Resource::Collection(name), &Method::POST) => self.post(&name, request, path).await,
             (Resource::Document { collection, key }, &Method::GET | &Method::HEAD) => {
-                self.get(&collection, &key, &request)
+                self.get(&self.steady().await, &collection, &key, &request.into_parts().0)
             }
             (Resource::Document { collection, key }, &Method::PUT) => {
                 self.put(&collection, &key, request, path).await
@@ -78,10 +90,10 @@ impl Service {
                 self.delete(&collection, &key, request).await
             }
             (Resource::History { collection, key }, &Method::GET | &Method::HEAD) => {
-                self.history(&collection, &key)
+                self.history(&self.steady().await, &collection, &key)
             }
             (Resource::Lease { collection, key }, &Method::GET | &Method::HEAD) => {
-                self.lease(&collection, &key)
+                self.lease(&self.steady().await, &collection, &key)
             }
             (Resource::Lease { collection, key }, &Method::POST) => {
                 self.take_lease(&collection, &key, request).await
@@ -92,6 +104,8 @@ impl Service {
             (Resource::Lease { collection, key }, &Method::DELETE) => {
                 self.release_lease(&collection, &key, request).await
             }
+            (Resource::Operations(kind), &Method::GET | &Method::HEAD) => self.kind(&kind),
+            (Resource::Operations(kind), &Method::PUT) => self.set_kind(&kind, request).await,
             (Resource::Operations(kind), &Method::POST) => self.begin(&kind, request, path).await,
             (Resource::Operation { kind, id }, &Method::GET | &Method::HEAD) => {
                 self.operation(&kind, &id, request.uri().query(), slot).await
@@ -123,34 +137,38 @@ impl Service {
         })
     }
 
+    /// Waits while the settings of a collection change.
+    pub(super) async fn steady(&self) -> Steady<'_> {
+        self.steady.read().await
+    }
+
     /// A collection that has been written; reading creates none.
     ///
     /// # Errors
     /// 404.
-    pub(super) fn existing(&self, name: &str) -> Result<Collection<String, Document>, Problem> {
-        if self.store.has_collection(name) {
-            return self.open(name);
+    pub(super) fn existing(
+        &self,
+        steady: &Steady<'_>,
+        name: &str,
+    ) -> Result<Collection<String, Document>, Problem> {
+        if self.store.has_collection(name) || self.has_settings(name) {
+            return self.open(steady, name);
         }
         let detail = format!("there is no collection {name}; the first write creates it");
         Err(Problem::new(ProblemReason::NotFound, detail))
     }
 
-    pub(super) fn open(&self, name: &str) -> Result<Collection<String, Document>, Problem> {
-        let declared = self.store.declare(name).codec(Json);
-        let declared = match self.store.has_collection(name) {
-            true => declared,
-            false => declared.history(self.options.history),
-        };
-        declared.open().map_err(|error| self.failure(&error, &Conditions::default()))
-    }
-
     pub(super) fn failure(&self, error: &Error, conditions: &Conditions) -> Problem {
-        Problem::from_error(error, conditions, self.options.stale_status)
+        let stale = match error.conflict() {
+            Some(conflict) => self.stale_status(conflict.collection()),
+            None => self.options.stale_status,
+        };
+        Problem::from_error(error, conditions, stale)
     }
 
     /// A write that relies on an entity where there has never been one.
     pub(super) fn absent(&self, collection: &str, key: &str, conditions: &Conditions) -> Problem {
-        let (lineage, stale) = (self.store.lineage(), self.options.stale_status);
+        let (lineage, stale) = (self.store.lineage(), self.stale_status(collection));
         Problem::absent((collection, key), conditions, lineage, stale)
     }
 

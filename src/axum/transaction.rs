@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Change, Entry, Opened, Sent};
 use super::path::malformed;
-use super::request::{Intent, body, expect_json};
+use super::request::{Intent, body, expect_json, members};
 use super::response;
 use super::service::Service;
 use crate::conflict::Conflict;
@@ -39,10 +39,11 @@ impl Service {
         expect_json(&parts.headers)?;
         let bytes = body(Request::from_parts(parts, sent), &self.options).await?;
         let entries = self.entries(&bytes)?;
+        let steady = self.steady().await;
         let mut opened = Opened::new();
         let mut refused = Vec::new();
         for entry in &entries {
-            refused.extend(self.open_for(entry, &mut opened).err());
+            refused.extend(self.open_for(&steady, entry, &mut opened).err());
         }
         if !refused.is_empty() {
             return Err(Problem::all(refused));
@@ -71,16 +72,15 @@ impl Service {
     /// # Errors
     /// 400, and 428 for an operation without a condition.
     fn entries(&self, bytes: &[u8]) -> Result<Vec<Entry>, Problem> {
-        let body: Body =
-            serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        let body: Body = members(bytes)?;
         let (mut entries, mut written) = (Vec::new(), BTreeMap::new());
         for (place, sent) in body.operations.into_iter().enumerate() {
             let place = format!("operations[{place}]");
-            let entry = sent.read(&place, self.store.lineage())?;
-            let Entry { collection, key, change, preconditions, .. } = &entry;
-            if preconditions.is_empty() {
-                return Err(Problem::precondition_required().on(collection, key));
-            }
+            let mut entry = sent.read(&place, self.store.lineage())?;
+            let required = self.required(&entry.collection, entry.preconditions);
+            entry.preconditions =
+                required.map_err(|problem| problem.on(&entry.collection, &entry.key))?;
+            let Entry { collection, key, change, .. } = &entry;
             if !matches!(change, Change::Check)
                 && let Some(other) =
                     written.insert((collection.clone(), key.clone()), place.clone())

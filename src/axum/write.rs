@@ -26,7 +26,8 @@ impl Service {
         let (parts, body) = request.into_parts();
         let intent = Intent::of(&parts)?;
         expect_json(&parts.headers)?;
-        let preconditions = self.required(&intent)?;
+        let preconditions = intent.preconditions(self.store.lineage());
+        let preconditions = self.required(collection, preconditions)?;
         let value = document(Request::from_parts(parts, body), &self.options).await?;
         let written = self.write(collection, key, value, &intent, preconditions).await?;
         Ok(self.written(&written, &intent, path))
@@ -60,8 +61,10 @@ impl Service {
     ) -> Result<Response, Problem> {
         let (parts, _) = request.into_parts();
         let intent = Intent::of(&parts)?;
-        let preconditions = self.required(&intent)?;
-        let documents = self.existing(collection)?;
+        let preconditions = intent.preconditions(self.store.lineage());
+        let preconditions = self.required(collection, preconditions)?;
+        let steady = self.steady().await;
+        let documents = self.existing(&steady, collection)?;
         let delete = documents.delete(key).condition(Precondition::Exists);
         let delete = preconditions.into_iter().fold(delete, |delete, next| delete.condition(next));
         match intent.apply(delete, &documents, key).await {
@@ -93,22 +96,14 @@ impl Service {
         if !self.store.has_collection(collection) && decide(&preconditions, None).is_err() {
             return Err(self.absent(collection, key, &intent.conditions));
         }
-        let documents = self.open(collection)?;
+        let steady = self.steady().await;
+        let documents = self.open(&steady, collection)?;
         let mut preconditions = preconditions.into_iter();
         let first = preconditions.next().ok_or_else(Problem::precondition_required)?;
         let put = documents.put(key, value).condition(first);
         let put = preconditions.fold(put, |put, next| put.condition(next));
         let put = intent.apply(put, &documents, key);
         put.await.map_err(|error| self.failure(&error, &intent.conditions))
-    }
-
-    /// What the write relies on.
-    ///
-    /// # Errors
-    /// 428 if the request does not say.
-    fn required(&self, intent: &Intent) -> Result<Vec<Precondition>, Problem> {
-        let list = intent.preconditions(self.store.lineage());
-        if list.is_empty() { Err(Problem::precondition_required()) } else { Ok(list) }
     }
 
     fn written(&self, written: &Committed<Document>, intent: &Intent, path: &str) -> Response {

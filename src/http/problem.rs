@@ -19,6 +19,7 @@ use crate::conflict::{Conflict, Reason, Retry};
 use crate::entity::Metadata;
 use crate::error::{Error, Outcome};
 use crate::precondition::Precondition;
+use crate::unique::Duplicate;
 use crate::version::{EntityTag, Lineage, Version};
 
 /// A refusal, as a body and headers that say what happened and what to do next (G4).
@@ -75,6 +76,9 @@ struct Members {
     /// Who holds the key of the index.
     #[serde(skip_serializing_if = "Option::is_none")]
     held_by: Option<Holder>,
+    /// What stored entities share, where a unique index was to be added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicates: Option<Vec<Shared>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<Operation>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +104,21 @@ struct Expected {
     tags: Vec<String>,
     /// Those of them that can match.
     versions: Vec<u64>,
+}
+
+/// Keys of entities that have the same key in an index.
+#[derive(Clone, Debug, Serialize)]
+struct Shared {
+    index: String,
+    value: String,
+    keys: Vec<String>,
+}
+
+impl From<Duplicate> for Shared {
+    fn from(duplicate: Duplicate) -> Shared {
+        let Duplicate { index, value, keys } = duplicate;
+        Shared { index, value, keys }
+    }
 }
 
 /// The entity that holds the key of a unique index.
@@ -150,6 +169,7 @@ impl Problem {
             operation: None,
             outcome: None,
             oldest: None,
+            duplicates: None,
             retry: advice(reason),
             conflicts: Vec::new(),
             allow: None,
@@ -178,6 +198,9 @@ impl Problem {
                     Outcome::Unknown => "unknown",
                     Outcome::NotApplied => "not_applied",
                 });
+            }
+            Error::Duplicates { found, .. } => {
+                problem.0.duplicates = Some(found.iter().cloned().map(Shared::from).collect());
             }
             Error::Gap { oldest, .. } => problem.0.oldest = Some(oldest.to_string()),
             // The paths of a server are not its clients' business.

@@ -154,7 +154,7 @@ impl ProblemReason {
                 ProblemReason::Malformed
             }
             Error::Closed | Error::Migrating { .. } | Error::Restart => ProblemReason::Overloaded,
-            Error::NotYet { .. } => ProblemReason::Overloaded,
+            Error::NotYet { .. } | Error::CollectionInUse { .. } => ProblemReason::Overloaded,
             Error::Gap { .. } => ProblemReason::Gap,
             Error::Poisoned { .. } => ProblemReason::Poisoned,
             Error::DiskFull { .. } => ProblemReason::DiskFull,

@@ -13,3 +13,4 @@ mod operations;
 mod pages;
 mod patches;
 mod problems;
+mod settings;

@@ -125,10 +125,10 @@ fn unknown_methods_are_told_the_known_ones() {
     let client = Client::in_memory();
     for (path, allow) in [
         (PATH, "GET, HEAD, PUT, PATCH, DELETE, OPTIONS"),
-        ("/collections/shifts", "GET, HEAD, POST, OPTIONS"),
+        ("/collections/shifts", "GET, HEAD, PUT, POST, OPTIONS"),
         ("/healthz", "GET, HEAD, OPTIONS"),
         ("/collections/shifts/s-17/lease", "GET, HEAD, POST, PUT, DELETE, OPTIONS"),
-        ("/operations/transfer", "POST, OPTIONS"),
+        ("/operations/transfer", "GET, HEAD, PUT, POST, OPTIONS"),
         ("/operations/transfer/0000000000000000000000", "GET, HEAD, OPTIONS"),
         ("/operations/transfer/0000000000000000000000/fail", "POST, OPTIONS"),
     ] {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use ifmatch::axum::{RouterOptions, Stop};
-use ifmatch::http::{Document, StaleStatus};
-use ifmatch::{Json, Store};
+use ifmatch::Store;
+use ifmatch::axum::{RouterOptions, Stop, open_collections};
+use ifmatch::http::StaleStatus;
 use tokio::runtime::Runtime;
 
 use crate::bar::Bar;
@@ -120,9 +120,7 @@ fn open(directory: &Path) -> ifmatch::Result<Store> {
     let shown = bar.clone();
     let store = Store::builder().on_progress(move |now| shown.show(now)).open(directory)?;
     bar.clear();
-    for name in store.collections() {
-        store.declare::<String, Document>(&name).codec(Json).open()?;
-    }
+    open_collections(&store)?;
     Ok(store)
 }
 
