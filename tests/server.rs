@@ -21,7 +21,13 @@ struct Server {
 
 impl Server {
     fn start(data: &Path) -> Server {
-        let mut child = serve().arg("--data").arg(data).spawn().expect("the program starts");
+        Server::start_with(data, &[])
+    }
+
+    fn start_with(data: &Path, arguments: &[&str]) -> Server {
+        let mut command = serve();
+        let mut child =
+            command.arg("--data").arg(data).args(arguments).spawn().expect("the program starts");
         let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut line = String::new();
         output.read_line(&mut line).expect("a greeting");
@@ -229,6 +235,23 @@ fn what_stops_a_server_from_starting_is_explained() {
         .output();
     let open = failure(&open.unwrap());
     assert!(open.contains("--insecure"), "{open}");
+}
+
+#[test]
+fn a_server_refuses_in_the_dialect_and_with_the_status_that_it_is_told() {
+    for (dialect, told) in [
+        ("problem", "\"reason\":\"already_exists\""),
+        ("google", "\"reason\":\"ALREADY_EXISTS\""),
+        ("google-legacy", "\"reason\":\"conditionNotMet\""),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = ["--dialect", dialect, "--stale-status", "412"];
+        let server = Server::start_with(directory.path(), &arguments);
+        assert_eq!(server.call("PUT", CREATE, "1").status, 201);
+        let refused = server.call("PUT", CREATE, "2");
+        assert_eq!(refused.status, 412);
+        assert!(refused.body.contains(told), "{}", refused.body);
+    }
 }
 
 #[test]

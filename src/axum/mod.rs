@@ -25,7 +25,7 @@ use ::axum::Router;
 use ::axum::extract::DefaultBodyLimit;
 use tokio::sync::{RwLock, Semaphore};
 
-use crate::http::StaleStatus;
+use crate::http::{Dialect, ProblemJson, StaleStatus};
 use crate::options::HISTORY_MAX;
 use crate::store::Store;
 
@@ -83,6 +83,7 @@ pub fn router(store: Store) -> Router {
 #[must_use = "options do nothing before `router`"]
 pub struct RouterOptions {
     stale_status: StaleStatus,
+    dialect: Arc<dyn Dialect>,
     body_limit: usize,
     body_timeout: Option<Duration>,
     max_in_flight: usize,
@@ -95,6 +96,7 @@ impl Default for RouterOptions {
     fn default() -> RouterOptions {
         RouterOptions {
             stale_status: StaleStatus::default(),
+            dialect: Arc::new(ProblemJson),
             body_limit: 1 << 20,
             body_timeout: None,
             max_in_flight: 1_024,
@@ -109,6 +111,20 @@ impl RouterOptions {
     /// The status of a write that lost a race; 409 by default.
     pub fn stale_status(mut self, status: StaleStatus) -> RouterOptions {
         self.stale_status = status;
+        self
+    }
+
+    /// How refusals are written; as [`ProblemJson`] by default. The status does not depend on it.
+    ///
+    /// ```
+    /// use ifmatch::axum::RouterOptions;
+    /// use ifmatch::http::GoogleLegacy;
+    ///
+    /// let options = RouterOptions::default().dialect(GoogleLegacy::default());
+    /// let app: axum::Router = options.router(ifmatch::Store::in_memory());
+    /// ```
+    pub fn dialect(mut self, dialect: impl Dialect) -> RouterOptions {
+        self.dialect = Arc::new(dialect);
         self
     }
 

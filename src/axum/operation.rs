@@ -13,7 +13,7 @@ use super::path::{Step, malformed, parameters, wait_of};
 use super::request;
 use super::response;
 use super::service::Service;
-use crate::http::{Document, Problem, ProblemReason};
+use crate::http::{Dialect, Document, Problem, ProblemReason};
 use crate::operation::{NotAToken, OnBusy, OperationInfo, OperationToken, Operations};
 
 /// The body of one that is to begin.
@@ -138,7 +138,7 @@ impl Service {
         }
         let begun = begin.await.map_err(|error| self.refusal(&error))?;
         let token = Some(begun.token().to_string());
-        let shown = Shown { token, ..Shown::of(begun.info()) };
+        let shown = Shown { token, ..self.show(begun.info()) };
         let answer = response::members(StatusCode::CREATED, &shown);
         let answer = response::replayed(answer, begun.is_replayed());
         Ok(response::located(answer, &format!("{path}/{}", begun.id())))
@@ -164,7 +164,7 @@ impl Service {
                 info = ended.ok_or_else(|| unknown(kind, id))?;
             }
         }
-        Ok(response::members(StatusCode::OK, &Shown::of(&info)))
+        Ok(response::members(StatusCode::OK, &self.show(&info)))
     }
 
     /// `POST /operations/{kind}/{id}/{step}`.
@@ -220,7 +220,11 @@ impl Service {
             }
         };
         let info = taken.map_err(|error| self.refusal(&error))?;
-        Ok(response::members(StatusCode::OK, &Shown::of(&info)))
+        Ok(response::members(StatusCode::OK, &self.show(&info)))
+    }
+
+    fn show<'a>(&self, info: &'a OperationInfo) -> Shown<'a> {
+        Shown::of(info, &*self.options.dialect)
     }
 
     /// # Errors
@@ -237,14 +241,14 @@ impl Service {
 }
 
 impl<'a> Shown<'a> {
-    fn of(info: &'a OperationInfo) -> Shown<'a> {
+    fn of(info: &'a OperationInfo, dialect: &dyn Dialect) -> Shown<'a> {
         let time = |at: SystemTime| humantime::format_rfc3339_millis(at).to_string();
         Shown {
             id: info.id(),
             kind: info.kind(),
             scope: info.scope(),
             token: None,
-            status: info.status().as_str(),
+            status: dialect.operation_status(info.status()),
             position: info.position(),
             progress: info.progress(),
             input: info.input().and_then(shown),

@@ -262,7 +262,9 @@ mod tests {
         assert_eq!(Resource::parse("/healthz").unwrap(), Resource::Health);
         let document = Resource::Document { collection: "a-b_1".into(), key: "x/%2F é".into() };
         assert_eq!(Resource::parse("/collections/a-b_1/x%2F%252F%20é").unwrap(), document);
-        for path in ["", "/", "/collections/a/b/c", "/healthz/", "/collections/a/b/", "/Collections/a"] {
+        for path in
+            ["", "/", "/collections/a/b/c", "/healthz/", "/collections/a/b/", "/Collections/a"]
+        {
             assert_eq!(status(path), 404, "{path}");
         }
         for path in ["A", "", "a%", "%E9", "a/", "a/.", "a/%2e%2E", "a/%00", "a/%C2%85", "a/%zz"] {

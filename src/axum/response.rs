@@ -7,7 +7,7 @@ use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
 use crate::entity::Entity;
-use crate::http::{Document, Problem};
+use crate::http::{Dialect, Document, Problem};
 use crate::version::{EntityTag, Version};
 
 const VERSION: HeaderName = HeaderName::from_static("ifmatch-version");
@@ -89,8 +89,8 @@ pub(super) fn accepting(mut response: Response, types: &'static str) -> Response
 }
 
 /// A refusal.
-pub(super) fn problem(problem: Problem) -> Response {
-    ::http::Response::from(problem).map(Body::from)
+pub(super) fn problem(problem: &Problem, dialect: &dyn Dialect) -> Response {
+    problem.answer(dialect).map(Body::from)
 }
 
 /// Adds where the created document is.

@@ -12,6 +12,7 @@ use super::patch::ACCEPTED;
 use super::path::Resource;
 use super::response;
 use crate::collection::Collection;
+use crate::conflict::{Conflict, Reason};
 use crate::error::Error;
 use crate::http::{Conditions, Document, Problem, ProblemReason};
 use crate::store::Store;
@@ -41,7 +42,7 @@ pub(super) async fn handle(State(service): State<Arc<Service>>, request: Request
         Ok(slot) => service.answer(&service, request, &path, slot).await,
         Err(_) => Err(overloaded("too many requests are under way; nothing was done")),
     };
-    answer.unwrap_or_else(|problem| response::problem(problem.at(path)))
+    answer.unwrap_or_else(|problem| response::problem(&problem.at(path), &*service.options.dialect))
 }
 
 impl Service {
@@ -163,7 +164,12 @@ impl Service {
             Some(conflict) => self.stale_status(conflict.collection()),
             None => self.options.stale_status,
         };
-        Problem::from_error(error, conditions, stale)
+        let problem = Problem::from_error(error, conditions, stale);
+        let conflict = error.conflict().filter(|it| it.reason() == Reason::InProgress);
+        match conflict.and_then(Conflict::operation) {
+            Some(operation) => self.worded(problem, operation.kind()),
+            None => problem,
+        }
     }
 
     /// A write that relies on an entity where there has never been one.

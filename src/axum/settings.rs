@@ -232,6 +232,12 @@ impl Service {
         set.map_or(self.options.stale_status, |Stale(status)| status)
     }
 
+    /// The problem of an operation in the way, in the words of its kind.
+    pub(super) fn worded(&self, problem: Problem, kind: &str) -> Problem {
+        let settings = self.kept::<KindSettings>(Named::Kind(kind)).unwrap_or_default();
+        problem.worded(settings.message, settings.domain)
+    }
+
     /// What a write relies on, of which the list may be empty.
     ///
     /// # Errors

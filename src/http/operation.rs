@@ -41,6 +41,14 @@ impl Operation {
     pub(super) fn named(kind: &str, id: &str) -> Operation {
         Operation { id: id.to_owned(), kind: kind.to_owned(), state: None }
     }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn kind(&self) -> &str {
+        &self.kind
+    }
 }
 
 #[cfg(test)]

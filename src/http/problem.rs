@@ -1,15 +1,16 @@
 //! Refusals as problem documents (RFC 9457): `application/problem+json`.
 
+mod members;
+mod parts;
 #[cfg(feature = "axum")]
 mod router;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use ::http::header::{self, HeaderValue};
-use ::http::{Response, StatusCode};
+use ::http::StatusCode;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
+use self::members::{Advice, Current, Expected, Holder, Members, Shared, time};
 use super::conditional::Conditions;
 use super::document::Document;
 use super::etag::TagList;
@@ -19,7 +20,6 @@ use crate::conflict::{Conflict, Reason, Retry};
 use crate::entity::Metadata;
 use crate::error::{Error, Outcome};
 use crate::precondition::Precondition;
-use crate::unique::Duplicate;
 use crate::version::{EntityTag, Lineage, Version};
 
 /// A refusal, as a body and headers that say what happened and what to do next (G4).
@@ -41,111 +41,6 @@ use crate::version::{EntityTag, Lineage, Version};
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Problem(Box<Members>);
-
-/// The members of the document, boxed so that a `Result` with a problem stays small.
-#[derive(Clone, Debug, Serialize)]
-struct Members {
-    #[serde(rename = "type")]
-    kind: String,
-    title: &'static str,
-    #[serde(serialize_with = "as_number")]
-    status: StatusCode,
-    detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    instance: Option<String>,
-    #[serde(serialize_with = "as_name")]
-    reason: ProblemReason,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    collection: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expected: Option<Expected>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    current: Option<Current>,
-    /// Where it differs from what the caller relied on: JSON Pointers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    changed: Option<Vec<String>>,
-    /// Who holds a lease, and until when.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    holder: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    index: Option<String>,
-    /// Who holds the key of the index.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    held_by: Option<Holder>,
-    /// What stored entities share, where a unique index was to be added.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    duplicates: Option<Vec<Shared>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    operation: Option<Operation>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    outcome: Option<&'static str>,
-    /// The oldest cursor that is kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    oldest: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    retry: Option<Advice>,
-    /// Of a transaction: all of them, this one first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    conflicts: Vec<Problem>,
-    #[serde(skip)]
-    allow: Option<&'static str>,
-    #[serde(skip)]
-    accept_patch: Option<&'static str>,
-}
-
-/// What the caller relied on.
-#[derive(Clone, Debug, Serialize)]
-struct Expected {
-    /// As they were sent.
-    tags: Vec<String>,
-    /// Those of them that can match.
-    versions: Vec<u64>,
-}
-
-/// Keys of entities that have the same key in an index.
-#[derive(Clone, Debug, Serialize)]
-struct Shared {
-    index: String,
-    value: String,
-    keys: Vec<String>,
-}
-
-impl From<Duplicate> for Shared {
-    fn from(duplicate: Duplicate) -> Shared {
-        let Duplicate { index, value, keys } = duplicate;
-        Shared { index, value, keys }
-    }
-}
-
-/// The entity that holds the key of a unique index.
-#[derive(Clone, Debug, Serialize)]
-struct Holder {
-    key: String,
-    #[serde(flatten)]
-    current: Option<Current>,
-}
-
-/// What is there instead.
-#[derive(Clone, Debug, Serialize)]
-struct Current {
-    version: u64,
-    etag: String,
-    written_by: Option<String>,
-    written_at: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<Box<RawValue>>,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Advice {
-    advice: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    after_ms: Option<u64>,
-}
 
 impl Problem {
     /// A problem of this reason. `detail` says what happened this time and what to do next.
@@ -172,6 +67,7 @@ impl Problem {
             duplicates: None,
             retry: advice(reason),
             conflicts: Vec::new(),
+            domain: None,
             allow: None,
             accept_patch: None,
         }))
@@ -270,6 +166,16 @@ impl Problem {
         self
     }
 
+    /// Says the same in other words, and whose error it is: a domain that some dialects name.
+    #[must_use]
+    pub fn worded(mut self, detail: Option<String>, domain: Option<String>) -> Problem {
+        if let Some(detail) = detail {
+            self.0.detail = detail;
+        }
+        self.0.domain = domain;
+        self
+    }
+
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         self.0.status
@@ -283,14 +189,6 @@ impl Problem {
     /// What happened this time and what to do next.
     pub fn detail(&self) -> &str {
         &self.0.detail
-    }
-
-    /// Whole seconds of `Retry-After`, rounded up. Whoever reads again need not be told of less
-    /// than one: it would be told to wait longer than it has to.
-    fn retry_after(&self) -> Option<u64> {
-        let Advice { advice, after_ms } = self.0.retry?;
-        let millis = after_ms.filter(|millis| advice == "after" || *millis >= 1_000)?;
-        Some(millis.div_ceil(1_000))
     }
 
     fn describe(&mut self, conflict: &Conflict, conditions: &Conditions) {
@@ -368,47 +266,6 @@ impl Problem {
     }
 }
 
-impl Current {
-    fn new(lineage: Lineage, at: &Metadata, value: Option<Box<RawValue>>) -> Current {
-        Current {
-            version: at.version().get(),
-            etag: EntityTag { lineage, version: at.version() }.to_string(),
-            written_by: at.written_by().map(str::to_owned),
-            written_at: time(at.written_at()),
-            value,
-        }
-    }
-}
-
-fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
-}
-
-/// The whole answer: status, headers and body.
-impl From<Problem> for Response<String> {
-    fn from(problem: Problem) -> Response<String> {
-        // Serializing strings and numbers into a string does not fail.
-        let body = serde_json::to_string(&problem).unwrap_or_default();
-        let mut response = Response::new(body);
-        *response.status_mut() = problem.0.status;
-        let headers = response.headers_mut();
-        let json = HeaderValue::from_static("application/problem+json");
-        headers.insert(header::CONTENT_TYPE, json);
-        // A cache would otherwise guess how long a 404, a 405 or a 428 holds.
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = problem.retry_after() {
-            headers.insert(header::RETRY_AFTER, seconds.into());
-        }
-        if let Some(methods) = problem.0.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(methods));
-        }
-        if let Some(types) = problem.0.accept_patch {
-            headers.insert("accept-patch", HeaderValue::from_static(types));
-        }
-        response
-    }
-}
-
 /// What to do next, where that follows from the reason alone.
 fn advice(reason: ProblemReason) -> Option<Advice> {
     match reason {
@@ -436,21 +293,14 @@ fn millis(wait: Duration) -> u64 {
     u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-fn as_number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_u16(status.as_u16())
-}
-
-fn as_name<S: serde::Serializer>(reason: &ProblemReason, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(reason.as_str())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::entity::Record;
-    use ::http::HeaderMap;
+    use ::http::{HeaderMap, Response, header};
     use std::sync::Arc;
+    use std::time::SystemTime;
 
     const L: Lineage = Lineage::from_bits(9);
 

@@ -4,6 +4,7 @@ mod changes;
 mod client;
 mod clients;
 mod conditions;
+mod dialects;
 mod documents;
 mod hostile;
 mod idempotency;

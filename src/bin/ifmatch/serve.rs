@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ifmatch::Store;
 use ifmatch::axum::{RouterOptions, Stop, open_collections};
-use ifmatch::http::StaleStatus;
+use ifmatch::http::{Google, GoogleLegacy, StaleStatus};
 use tokio::runtime::Runtime;
 
 use crate::bar::Bar;
@@ -35,6 +35,10 @@ pub(crate) struct Serve {
     #[arg(long, value_enum, default_value = "409")]
     stale_status: Stale,
 
+    /// How refusals are written.
+    #[arg(long, value_enum, default_value = "problem")]
+    dialect: Dialect,
+
     /// Listen on an address that others can reach, although anybody there can then read and
     /// write everything.
     #[arg(long)]
@@ -47,6 +51,16 @@ enum Stale {
     Conflict,
     #[value(name = "412")]
     PreconditionFailed,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dialect {
+    /// Problem documents, RFC 9457.
+    Problem,
+    /// As Google's APIs refuse today.
+    Google,
+    /// As Google's older APIs refuse.
+    GoogleLegacy,
 }
 
 impl Serve {
@@ -77,6 +91,11 @@ impl Serve {
             Stale::PreconditionFailed => StaleStatus::PreconditionFailed,
         };
         let options = RouterOptions::default().stale_status(status).body_timeout(BODY_TIMEOUT);
+        let options = match self.dialect {
+            Dialect::Problem => options,
+            Dialect::Google => options.dialect(Google::default()),
+            Dialect::GoogleLegacy => options.dialect(GoogleLegacy::default()),
+        };
         let stop = Stop::default();
         let router = options.stop(&stop).router(store.clone());
         let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
