@@ -234,7 +234,14 @@ fn what_stops_a_server_from_starting_is_explained() {
         .args(["serve", "--memory", "--listen", "0.0.0.0:0"])
         .output();
     let open = failure(&open.unwrap());
-    assert!(open.contains("--insecure"), "{open}");
+    assert!(open.contains("--insecure") && open.contains("--tokens"), "{open}");
+
+    let tokens = directory.path().join("tokens");
+    for (list, complaint) in [("", "no token"), ("# ours\n\nalice:12\n", "line 3")] {
+        std::fs::write(&tokens, list).unwrap();
+        let bad = failure(&serve().arg("--memory").arg("--tokens").arg(&tokens).output().unwrap());
+        assert!(bad.contains(complaint) && bad.contains("tokens"), "{bad}");
+    }
 }
 
 #[test]

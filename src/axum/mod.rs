@@ -15,6 +15,7 @@ mod response;
 mod service;
 mod settings;
 mod stop;
+mod tokens;
 mod transaction;
 mod write;
 
@@ -31,6 +32,7 @@ use crate::store::Store;
 
 pub use settings::open_collections;
 pub use stop::Stop;
+pub use tokens::{Tokens, TokensError};
 
 /// The documents of `store` over HTTP, with the defaults of [`RouterOptions`].
 ///
@@ -90,6 +92,7 @@ pub struct RouterOptions {
     max_waiting: usize,
     history: u32,
     stop: Stop,
+    tokens: Option<Tokens>,
 }
 
 impl Default for RouterOptions {
@@ -103,6 +106,7 @@ impl Default for RouterOptions {
             max_waiting: 1_024,
             history: 8,
             stop: Stop::default(),
+            tokens: None,
         }
     }
 }
@@ -166,6 +170,15 @@ impl RouterOptions {
     /// Lets `stop` end what waits, before the server that runs the router waits for it to end.
     pub fn stop(mut self, stop: &Stop) -> RouterOptions {
         self.stop = stop.clone();
+        self
+    }
+
+    /// Who may use the router: requests without one of these tokens in `Authorization: Bearer` are
+    /// refused with 401 before anything else of them is looked at, except of `/healthz`. The name
+    /// of the token is the actor of what the request does; `Ifmatch-Actor` with another name is
+    /// refused with 403. Without this everybody may, in any name.
+    pub fn tokens(mut self, tokens: Tokens) -> RouterOptions {
+        self.tokens = Some(tokens);
         self
     }
 

@@ -36,16 +36,30 @@ pub(super) struct Service {
 /// wait behind whoever waits for the first.
 pub(super) type Steady<'a> = RwLockReadGuard<'a, ()>;
 
-pub(super) async fn handle(State(service): State<Arc<Service>>, request: Request) -> Response {
+pub(super) async fn handle(State(service): State<Arc<Service>>, mut request: Request) -> Response {
     let path = original_path(&request);
-    let answer = match service.slots.try_acquire() {
+    let answer = match service.admit(&mut request) {
         Ok(slot) => service.answer(&service, request, &path, slot).await,
-        Err(_) => Err(overloaded("too many requests are under way; nothing was done")),
+        Err(problem) => Err(problem),
     };
     answer.unwrap_or_else(|problem| response::problem(&problem.at(path), &*service.options.dialect))
 }
 
 impl Service {
+    /// A place among those that are worked on, for whoever has a token if one is needed.
+    ///
+    /// # Errors
+    /// 401, 403 and 503.
+    fn admit(&self, request: &mut Request) -> Result<SemaphorePermit<'_>, Problem> {
+        if let Some(tokens) = &self.options.tokens
+            && request.uri().path() != "/healthz"
+        {
+            tokens.admit(request.headers_mut())?;
+        }
+        let full = |_| overloaded("too many requests are under way; nothing was done");
+        self.slots.try_acquire().map_err(full)
+    }
+
     async fn answer(
         &self,
         shared: &Arc<Service>,

@@ -4,8 +4,8 @@ mod google;
 
 use std::fmt;
 
-use ::http::Response;
 use ::http::header::{self, HeaderValue};
+use ::http::{Response, StatusCode};
 
 use super::problem::Problem;
 use crate::operation::OperationStatus;
@@ -79,6 +79,9 @@ impl Problem {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(methods) = self.allowed() {
             headers.insert(header::ALLOW, HeaderValue::from_static(methods));

@@ -39,6 +39,10 @@ pub enum ProblemReason {
     PreconditionRequired,
     /// The request cannot be understood.
     Malformed,
+    /// The request does not say by a token who sends it, or the token is not known.
+    Unauthorized,
+    /// The request is in the name of somebody else than the token's.
+    Forbidden,
     /// There is nothing at this path.
     NotFound,
     /// The resource does not know the method.
@@ -73,6 +77,8 @@ impl ProblemReason {
             ProblemReason::WrongState => "wrong_state",
             ProblemReason::PreconditionRequired => "precondition_required",
             ProblemReason::Malformed => "malformed",
+            ProblemReason::Unauthorized => "unauthorized",
+            ProblemReason::Forbidden => "forbidden",
             ProblemReason::NotFound => "not_found",
             ProblemReason::MethodNotAllowed => "method_not_allowed",
             ProblemReason::Timeout => "timeout",
@@ -104,6 +110,8 @@ impl ProblemReason {
             ProblemReason::WrongState => "The resource is in another state",
             ProblemReason::PreconditionRequired => "A write needs a condition",
             ProblemReason::Malformed => "The request is malformed",
+            ProblemReason::Unauthorized => "The request needs a token",
+            ProblemReason::Forbidden => "The token is not for this",
             ProblemReason::NotFound => "There is nothing here",
             ProblemReason::MethodNotAllowed => "The method is not allowed here",
             ProblemReason::Timeout => "The request took too long to arrive",
@@ -186,6 +194,8 @@ impl ProblemReason {
             ProblemReason::WrongState | ProblemReason::Limit => StatusCode::CONFLICT,
             ProblemReason::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
             ProblemReason::Malformed => StatusCode::BAD_REQUEST,
+            ProblemReason::Unauthorized => StatusCode::UNAUTHORIZED,
+            ProblemReason::Forbidden => StatusCode::FORBIDDEN,
             ProblemReason::NotFound => StatusCode::NOT_FOUND,
             ProblemReason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ProblemReason::Timeout => StatusCode::REQUEST_TIMEOUT,

@@ -15,3 +15,4 @@ mod pages;
 mod patches;
 mod problems;
 mod settings;
+mod tokens;

@@ -1,5 +1,6 @@
 //! `ifmatch serve`: opens a store, says where it is, and serves it until it is told to stop.
 
+use std::fs;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ifmatch::Store;
-use ifmatch::axum::{RouterOptions, Stop, open_collections};
+use ifmatch::axum::{RouterOptions, Stop, Tokens, open_collections};
 use ifmatch::http::{Google, GoogleLegacy, StaleStatus};
 use tokio::runtime::Runtime;
 
@@ -39,8 +40,12 @@ pub(crate) struct Serve {
     #[arg(long, value_enum, default_value = "problem")]
     dialect: Dialect,
 
-    /// Listen on an address that others can reach, although anybody there can then read and
-    /// write everything.
+    /// Serve only who has a token: a file with one line `name:sha256` for each.
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+
+    /// Listen on an address that others can reach without a token, although anybody there can then
+    /// read and write everything.
     #[arg(long)]
     insecure: bool,
 }
@@ -69,13 +74,15 @@ impl Serve {
     /// # Errors
     /// What went wrong and what to do about it.
     pub(crate) fn run(self) -> Result<(), String> {
-        if !self.listen.ip().is_loopback() && !self.insecure {
+        if self.is_open() && !self.insecure {
             return Err(format!(
-                "others can reach {}, and there is no authentication: listen on 127.0.0.1, or \
-                 add --insecure to let anybody who reaches it read and write everything",
+                "others can reach {}: name those who may with --tokens FILE, listen on \
+                 127.0.0.1, or add --insecure to let anybody who reaches it read and write \
+                 everything",
                 self.listen.ip()
             ));
         }
+        let tokens = self.tokens.as_deref().map(read_tokens).transpose()?;
         // Before the store: a second server is then told of the port, not of the directory.
         let (listener, address) = bind(self.listen).map_err(|error| {
             format!("cannot listen on {}: {error}; choose another --listen", self.listen)
@@ -96,6 +103,10 @@ impl Serve {
             Dialect::Google => options.dialect(Google::default()),
             Dialect::GoogleLegacy => options.dialect(GoogleLegacy::default()),
         };
+        let options = match tokens {
+            Some(tokens) => options.tokens(tokens),
+            None => options,
+        };
         let stop = Stop::default();
         let router = options.stop(&stop).router(store.clone());
         let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
@@ -107,15 +118,24 @@ impl Serve {
         Ok(())
     }
 
+    /// Whether others than this machine's users can reach the server, without a token.
+    fn is_open(&self) -> bool {
+        !self.listen.ip().is_loopback() && self.tokens.is_none()
+    }
+
     /// Says where the server is, where the data is, and what to try.
     fn greet(&self, address: SocketAddr) {
         let place = match self.memory {
             true => "in memory, and gone when the server stops".to_owned(),
             false => format!("in {}", self.data.display()),
         };
-        let warning = match self.listen.ip().is_loopback() {
-            true => "",
-            false => "Anybody who reaches this address can read and write everything.\n",
+        let warning = match self.is_open() {
+            true => "Anybody who reaches this address can read and write everything.\n",
+            false => "",
+        };
+        let token = match self.tokens {
+            Some(_) => " -H \"Authorization: Bearer $TOKEN\"",
+            None => "",
         };
         let note = format!("http://{address}/collections/notes/hello");
         say(&format!(
@@ -123,10 +143,10 @@ impl Serve {
              Documents are kept {place}\n\
              {warning}\n\
              Try it:\n  \
-             curl -i -X PUT {note} -H 'If-None-Match: *' \\\n    \
+             curl -i{token} -X PUT {note} -H 'If-None-Match: *' \\\n    \
              -H 'Content-Type: application/json' -d '{{\"text\":\"hello\"}}'\n  \
-             curl -i {note}\n  \
-             curl -i -X PUT {note} -H 'If-Match: \"the ETag of that answer\"' \\\n    \
+             curl -i{token} {note}\n  \
+             curl -i{token} -X PUT {note} -H 'If-Match: \"the ETag of that answer\"' \\\n    \
              -H 'Content-Type: application/json' -d '{{\"text\":\"hello again\"}}'\n\n"
         ));
     }
@@ -141,6 +161,12 @@ fn open(directory: &Path) -> ifmatch::Result<Store> {
     bar.clear();
     open_collections(&store)?;
     Ok(store)
+}
+
+fn read_tokens(file: &Path) -> Result<Tokens, String> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| format!("cannot read the tokens in {}: {error}", file.display()))?;
+    text.parse().map_err(|error| format!("the tokens in {}: {error}", file.display()))
 }
 
 fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {

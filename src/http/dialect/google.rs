@@ -179,6 +179,8 @@ fn code(reason: ProblemReason) -> &'static str {
         | ProblemReason::KeyReused
         | ProblemReason::TooLarge
         | ProblemReason::UnsupportedMediaType => "INVALID_ARGUMENT",
+        ProblemReason::Unauthorized => "UNAUTHENTICATED",
+        ProblemReason::Forbidden => "PERMISSION_DENIED",
         ProblemReason::NotFound => "NOT_FOUND",
         ProblemReason::MethodNotAllowed => "UNIMPLEMENTED",
         ProblemReason::Limit | ProblemReason::DiskFull => "RESOURCE_EXHAUSTED",
@@ -200,6 +202,8 @@ fn legacy_reason(problem: &Problem) -> &'static str {
         ProblemReason::Malformed | ProblemReason::KeyReused => "invalid",
         ProblemReason::UnsupportedMediaType => "badContent",
         ProblemReason::TooLarge => "uploadTooLarge",
+        ProblemReason::Unauthorized => "authError",
+        ProblemReason::Forbidden => "forbidden",
         ProblemReason::NotFound => "notFound",
         ProblemReason::MethodNotAllowed => "httpMethodNotAllowed",
         ProblemReason::Limit => "limitExceeded",
