@@ -15,9 +15,6 @@ use tokio::runtime::Runtime;
 use crate::bar::Bar;
 use crate::server;
 
-/// How long the body of a request may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
 #[derive(Args)]
 pub(crate) struct Serve {
     /// Where to listen; port 0 picks a free one.
@@ -39,6 +36,11 @@ pub(crate) struct Serve {
     /// How refusals are written.
     #[arg(long, value_enum, default_value = "problem")]
     dialect: Dialect,
+
+    /// How long a client may take to send the headers of a request, and its body, and to take
+    /// something of the answer; also how long an idle connection is kept.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    timeout: Duration,
 
     /// Serve only who has a token: a file with one line `name:sha256` for each.
     #[arg(long, value_name = "FILE")]
@@ -97,7 +99,7 @@ impl Serve {
             Stale::Conflict => StaleStatus::Conflict,
             Stale::PreconditionFailed => StaleStatus::PreconditionFailed,
         };
-        let options = RouterOptions::default().stale_status(status).body_timeout(BODY_TIMEOUT);
+        let options = RouterOptions::default().stale_status(status).body_timeout(self.timeout);
         let options = match self.dialect {
             Dialect::Problem => options,
             Dialect::Google => options.dialect(Google::default()),
@@ -110,8 +112,8 @@ impl Serve {
         let stop = Stop::default();
         let router = options.stop(&stop).router(store.clone());
         let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
-        let served =
-            runtime.block_on(server::serve(listener, router, &stop, || self.greet(address)));
+        let served = runtime
+            .block_on(server::serve(listener, router, &stop, self.timeout, || self.greet(address)));
         served.map_err(|error| format!("cannot serve: {error}"))?;
         store.close().map_err(|error| format!("closing the store: {error}"))?;
         say("Stopped; everything acknowledged is kept.\n");
@@ -161,6 +163,11 @@ fn open(directory: &Path) -> ifmatch::Result<Store> {
     bar.clear();
     open_collections(&store)?;
     Ok(store)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| "a number from 1 to 86400".to_owned())
 }
 
 fn read_tokens(file: &Path) -> Result<Tokens, String> {
