@@ -1,137 +1,19 @@
 //! The real program over real sockets: what it acknowledged survives `kill -9`, and it stops
 //! cleanly when asked.
 
+mod hostile;
+mod retries;
+mod support;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-const PATH: &str = "/collections/shifts/s-17";
-const CREATE: &str = "If-None-Match: *\r\nContent-Type: application/json\r\n";
-
-/// A running server; killed when dropped.
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(data: &Path) -> Server {
-        Server::start_with(data, &[])
-    }
-
-    fn start_with(data: &Path, arguments: &[&str]) -> Server {
-        let mut command = serve();
-        let mut child =
-            command.arg("--data").arg(data).args(arguments).spawn().expect("the program starts");
-        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
-        let mut line = String::new();
-        output.read_line(&mut line).expect("a greeting");
-        let address = line.trim().rsplit("http://").next().expect("an address").to_owned();
-        // Keeps the pipe open, and empty.
-        thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-        Server { child, address }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).expect("the server listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
-        stream
-    }
-
-    /// Sends one request and reads all of the answer.
-    fn call(&self, method: &str, headers: &str, body: &str) -> Answer {
-        self.try_call(method, headers, body).expect("an answer")
-    }
-
-    /// `None` if there is no whole answer.
-    fn try_call(&self, method: &str, headers: &str, body: &str) -> Option<Answer> {
-        let mut stream = TcpStream::connect(&self.address).ok()?;
-        stream.write_all(request(method, headers, body).as_bytes()).ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        Answer::parse(&text)
-    }
-
-    #[cfg(unix)]
-    fn terminate(&self) {
-        self.signal("-TERM");
-    }
-
-    #[cfg(unix)]
-    fn kill(&self) {
-        self.signal("-KILL");
-    }
-
-    #[cfg(unix)]
-    fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().expect("kill").success());
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // SIGKILL on Unix: the program gets no chance to tidy up.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn read(stream: &mut TcpStream) -> Answer {
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer");
-        Answer::parse(&text).expect("a whole answer")
-    }
-
-    /// `None` if it was cut off.
-    fn parse(text: &str) -> Option<Answer> {
-        let (head, body) = text.split_once("\r\n\r\n")?;
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        let answer = Answer { status, head: head.to_owned(), body: body.to_owned() };
-        let whole = answer.header("content-length").is_none_or(|len| len == body.len().to_string());
-        whole.then_some(answer)
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    }
-
-    fn tag(&self) -> &str {
-        self.header("etag").unwrap_or_else(|| panic!("no tag in {}", self.head))
-    }
-}
-
-fn serve() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ifmatch"));
-    command.args(["serve", "--listen", "127.0.0.1:0"]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn request(method: &str, headers: &str, body: &str) -> String {
-    format!(
-        "{method} {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-}
-
-fn failure(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use support::{Answer, CREATE, Server, failure, request, serve};
 
 #[test]
 fn g3_a_killed_server_comes_back_with_what_it_acknowledged() {
@@ -242,41 +124,6 @@ fn what_stops_a_server_from_starting_is_explained() {
         let bad = failure(&serve().arg("--memory").arg("--tokens").arg(&tokens).output().unwrap());
         assert!(bad.contains(complaint) && bad.contains("tokens"), "{bad}");
     }
-}
-
-#[test]
-fn a_server_refuses_in_the_dialect_and_with_the_status_that_it_is_told() {
-    for (dialect, told) in [
-        ("problem", "\"reason\":\"already_exists\""),
-        ("google", "\"reason\":\"ALREADY_EXISTS\""),
-        ("google-legacy", "\"reason\":\"conditionNotMet\""),
-    ] {
-        let directory = tempfile::tempdir().unwrap();
-        let arguments = ["--dialect", dialect, "--stale-status", "412"];
-        let server = Server::start_with(directory.path(), &arguments);
-        assert_eq!(server.call("PUT", CREATE, "1").status, 201);
-        let refused = server.call("PUT", CREATE, "2");
-        assert_eq!(refused.status, 412);
-        assert!(refused.body.contains(told), "{}", refused.body);
-    }
-}
-
-#[test]
-fn hostile_bytes_are_answered_or_cut_off() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path());
-    let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(1_000));
-    let long_header =
-        format!("GET / HTTP/1.1\r\nConnection: close\r\nA: {}\r\n\r\n", "b".repeat(100_000));
-    for bytes in ["\0\r\n\r\n", "GET /\u{1} HTTP/1.1\r\n\r\n", &many_headers, &long_header] {
-        let mut stream = server.connect();
-        // The server may close before it has read everything.
-        let _ = stream.write_all(bytes.as_bytes());
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{bytes:.40}");
-    }
-    assert_eq!(server.call("GET", "", "").status, 404);
 }
 
 #[test]
