@@ -6,6 +6,7 @@ mod entry;
 mod events;
 mod history;
 mod lease;
+mod metrics;
 mod operation;
 mod patch;
 mod path;
@@ -30,7 +31,9 @@ use crate::http::{Dialect, ProblemJson, StaleStatus};
 use crate::options::HISTORY_MAX;
 use crate::store::Store;
 
+use metrics::Metrics;
 pub use settings::open_collections;
+
 pub use stop::Stop;
 pub use tokens::{Tokens, TokensError};
 
@@ -38,7 +41,7 @@ pub use tokens::{Tokens, TokensError};
 ///
 /// Serves `/collections`, `/collections/{collection}`, `/collections/{collection}/{key}` with its
 /// `/history` and its `/lease`, `/batch`, `/transactions`, `/operations/{kind}`,
-/// `/operations/{kind}/{id}` with its steps, `/changes` and `/healthz`, and answers everything else
+/// `/operations/{kind}/{id}` with its steps, `/changes`, `/metrics` and `/healthz`, and answers everything else
 /// itself: give it a path of its own with [`Router::nest`]. Its collections are
 /// [`Collection<String, Document>`](crate::Collection) in the codec [`Json`](crate::Json), so that
 /// the program that embeds it can use them too.
@@ -63,6 +66,9 @@ pub use tokens::{Tokens, TokensError};
 /// types only the key is told, as text. The store's own collections are not shown. Of a store in
 /// memory the feed begins with the router, unless the [builder](crate::StoreBuilder::feed) says
 /// that it begins before.
+///
+/// `GET /healthz` is 503 once the store's disk has failed. `GET /metrics` is what Prometheus reads:
+/// requests by method and class of status, refusals and conflicts by reason.
 ///
 /// ```
 /// let store = ifmatch::Store::in_memory();
@@ -193,7 +199,15 @@ impl RouterOptions {
         let (slots, waiting) = (permits(self.max_in_flight), Arc::new(permits(self.max_waiting)));
         let settings = settings::settings(&store);
         let steady = Arc::new(RwLock::new(()));
-        let service = service::Service { store, options: self, slots, waiting, settings, steady };
+        let service = service::Service {
+            store,
+            options: self,
+            slots,
+            waiting,
+            metrics: Metrics::new(),
+            settings,
+            steady,
+        };
         // One handler for every path: keys are taken from the path as it was sent, before
         // anybody decodes or normalizes it, and each refusal is a problem document.
         Router::new().fallback(service::handle).layer(limit).with_state(Arc::new(service))

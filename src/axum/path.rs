@@ -20,6 +20,7 @@ const OPERATION_ID_DIGITS: usize = 22;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Resource {
     Health,
+    Metrics,
     Batch,
     Transactions,
     Changes,
@@ -53,6 +54,7 @@ impl Resource {
         match *segments {
             ["changes"] => Ok(Resource::Changes),
             ["healthz"] => Ok(Resource::Health),
+            ["metrics"] => Ok(Resource::Metrics),
             ["batch"] => Ok(Resource::Batch),
             ["transactions"] => Ok(Resource::Transactions),
             ["collections"] => Ok(Resource::Collections),
@@ -82,7 +84,9 @@ impl Resource {
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Resource::Health | Resource::Changes | Resource::History { .. } => "GET, HEAD, OPTIONS",
-            Resource::Collections | Resource::Operation { .. } => "GET, HEAD, OPTIONS",
+            Resource::Metrics | Resource::Collections | Resource::Operation { .. } => {
+                "GET, HEAD, OPTIONS"
+            }
             Resource::Batch | Resource::Transactions => "POST, OPTIONS",
             Resource::OperationStep { .. } => "POST, OPTIONS",
             Resource::Collection(_) | Resource::Operations(_) => "GET, HEAD, PUT, POST, OPTIONS",

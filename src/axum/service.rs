@@ -8,6 +8,7 @@ use ::http::Method;
 use tokio::sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, SemaphorePermit};
 
 use super::RouterOptions;
+use super::metrics::Metrics;
 use super::patch::ACCEPTED;
 use super::path::Resource;
 use super::response;
@@ -26,6 +27,7 @@ pub(super) struct Service {
     pub(super) slots: Semaphore,
     /// One permit per request that may wait for something to happen.
     pub(super) waiting: Arc<Semaphore>,
+    pub(super) metrics: Metrics,
     pub(super) settings: Collection<String, Vec<u8>>,
     /// Held by whoever has a handle of a collection, and exclusively by whoever changes what a
     /// collection is: a queue for requests, not a lock of data.
@@ -37,12 +39,16 @@ pub(super) struct Service {
 pub(super) type Steady<'a> = RwLockReadGuard<'a, ()>;
 
 pub(super) async fn handle(State(service): State<Arc<Service>>, mut request: Request) -> Response {
-    let path = original_path(&request);
+    let (path, method) = (original_path(&request), request.method().clone());
     let answer = match service.admit(&mut request) {
         Ok(slot) => service.answer(&service, request, &path, slot).await,
         Err(problem) => Err(problem),
     };
-    answer.unwrap_or_else(|problem| response::problem(&problem.at(path), &*service.options.dialect))
+    let refusal = answer.as_ref().err().map(|problem| problem.reason().as_str());
+    let dialect = &*service.options.dialect;
+    let answer = answer.unwrap_or_else(|problem| response::problem(&problem.at(path), dialect));
+    service.metrics.answered(&method, answer.status(), refusal);
+    answer
 }
 
 impl Service {
@@ -74,9 +80,8 @@ impl Service {
                 Ok(response::accepting(response::options(methods), ACCEPTED))
             }
             (_, &Method::OPTIONS) => Ok(response::options(methods)),
-            (Resource::Health, &Method::GET | &Method::HEAD) => {
-                Ok(response::json("{\"status\":\"ok\"}\n"))
-            }
+            (Resource::Health, &Method::GET | &Method::HEAD) => self.health(),
+            (Resource::Metrics, &Method::GET | &Method::HEAD) => Ok(self.metrics()),
             (Resource::Changes, &Method::GET | &Method::HEAD) => {
                 // A body cannot be shared while something is awaited.
                 let (parts, _) = request.into_parts();
@@ -134,6 +139,15 @@ impl Service {
                 Err(problem.allowing(methods))
             }
         }
+    }
+
+    /// `GET /healthz`.
+    ///
+    /// # Errors
+    /// 503 if the store takes no more writes.
+    fn health(&self) -> Result<Response, Problem> {
+        self.store.inner.journal.position().map_err(|error| self.refusal(&error))?;
+        Ok(response::json("{\"status\":\"ok\"}\n"))
     }
 
     /// Has a request wait: it gives up its place among those that are worked on for one among

@@ -10,6 +10,7 @@ mod hostile;
 mod idempotency;
 mod leases;
 mod many;
+mod metrics;
 mod operations;
 mod pages;
 mod patches;
