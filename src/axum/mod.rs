@@ -17,6 +17,7 @@ mod service;
 mod settings;
 mod stop;
 mod tokens;
+mod trace;
 mod transaction;
 mod write;
 
@@ -41,7 +42,8 @@ pub use tokens::{Tokens, TokensError};
 ///
 /// Serves `/collections`, `/collections/{collection}`, `/collections/{collection}/{key}` with its
 /// `/history` and its `/lease`, `/batch`, `/transactions`, `/operations/{kind}`,
-/// `/operations/{kind}/{id}` with its steps, `/changes`, `/metrics` and `/healthz`, and answers everything else
+/// `/operations/{kind}/{id}` with its steps, `/changes`, `/metrics` and `/healthz`, and answers
+/// everything else
 /// itself: give it a path of its own with [`Router::nest`]. Its collections are
 /// [`Collection<String, Document>`](crate::Collection) in the codec [`Json`](crate::Json), so that
 /// the program that embeds it can use them too.

@@ -6,12 +6,14 @@ use ::axum::extract::{OriginalUri, Request, State};
 use ::axum::response::Response;
 use ::http::Method;
 use tokio::sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, SemaphorePermit};
+use tracing::Instrument;
 
 use super::RouterOptions;
 use super::metrics::Metrics;
 use super::patch::ACCEPTED;
 use super::path::Resource;
 use super::response;
+use super::trace;
 use crate::collection::Collection;
 use crate::conflict::{Conflict, Reason};
 use crate::error::Error;
@@ -40,13 +42,18 @@ pub(super) type Steady<'a> = RwLockReadGuard<'a, ()>;
 
 pub(super) async fn handle(State(service): State<Arc<Service>>, mut request: Request) -> Response {
     let (path, method) = (original_path(&request), request.method().clone());
-    let answer = match service.admit(&mut request) {
-        Ok(slot) => service.answer(&service, request, &path, slot).await,
-        Err(problem) => Err(problem),
+    let (span, timers) = (trace::request(&method, &path), &service.store.inner.service);
+    let begun = timers.now();
+    let answer = async {
+        let slot = service.admit(&mut request)?;
+        trace::actor(request.headers());
+        service.answer(&service, request, &path, slot).await
     };
+    let answer = answer.instrument(span.clone()).await;
     let refusal = answer.as_ref().err().map(|problem| problem.reason().as_str());
     let dialect = &*service.options.dialect;
     let answer = answer.unwrap_or_else(|problem| response::problem(&problem.at(path), dialect));
+    trace::answered(&span, answer.status(), timers.now().saturating_sub(begun));
     service.metrics.answered(&method, answer.status(), refusal);
     answer
 }
@@ -189,7 +196,10 @@ impl Service {
 
     pub(super) fn failure(&self, error: &Error, conditions: &Conditions) -> Problem {
         let stale = match error.conflict() {
-            Some(conflict) => self.stale_status(conflict.collection()),
+            Some(conflict) => {
+                trace::conflict(conflict);
+                self.stale_status(conflict.collection())
+            }
             None => self.options.stale_status,
         };
         let problem = Problem::from_error(error, conditions, stale);
@@ -202,6 +212,7 @@ impl Service {
 
     /// A write that relies on an entity where there has never been one.
     pub(super) fn absent(&self, collection: &str, key: &str, conditions: &Conditions) -> Problem {
+        trace::absent(collection, key);
         let (lineage, stale) = (self.store.lineage(), self.stale_status(collection));
         Problem::absent((collection, key), conditions, lineage, stale)
     }

@@ -2,29 +2,12 @@
 //! next client is served.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{CREATE, PATH, Server, request};
-
-/// Sends all of this, and reads all that comes until the server closes.
-fn exchange(server: &Server, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = server.connect();
-    // The server may close before it has read everything.
-    let _ = stream.write_all(bytes);
-    read_to_end(&mut stream)
-}
-
-fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("it is kept open"),
-        // What is closed with something unread is reset.
-        _ => answer,
-    }
-}
+use crate::support::{CREATE, PATH, Server, read_to_end, request};
 
 /// The statuses of all answers in there.
 fn statuses(bytes: &[u8]) -> Vec<String> {
@@ -56,11 +39,11 @@ fn what_is_no_request_is_answered_or_cut_off() {
         no_path,
         no_name,
     ] {
-        let answer = statuses(&exchange(&server, bytes));
+        let answer = statuses(&server.exchange(bytes));
         assert!(is_refusal(&answer), "{}: {answer:?}", bytes.escape_ascii());
     }
     for bytes in [many_headers, long_header] {
-        let answer = statuses(&exchange(&server, bytes.as_bytes()));
+        let answer = statuses(&server.exchange(bytes.as_bytes()));
         assert!(answer.is_empty() || answer == ["431"], "{bytes:.40}: {answer:?}");
     }
     assert_eq!(server.call("GET", "", "").status, 404);
@@ -90,11 +73,11 @@ fn what_could_be_read_as_another_request_is_not_answered_twice() {
                     Content-Type: application/json\r\nContent-Length: 1\r\n\r\n1";
     for (name, rest) in AMBIGUOUS {
         let bytes = format!("PUT {PATH} HTTP/1.1\r\nHost: x\r\n{CREATE}{rest}{smuggled}");
-        let answer = statuses(&exchange(&server, bytes.as_bytes()));
+        let answer = statuses(&server.exchange(bytes.as_bytes()));
         assert!(is_refusal(&answer), "{name}: {answer:?}");
     }
     let smuggled = b"GET /collections/shifts/smuggled HTTP/1.1\r\nConnection: close\r\n\r\n";
-    assert_eq!(statuses(&exchange(&server, smuggled)), ["404"]);
+    assert_eq!(statuses(&server.exchange(smuggled)), ["404"]);
     assert_eq!(server.call("GET", "", "").status, 404);
 }
 
@@ -132,8 +115,8 @@ fn a_client_that_takes_nothing_of_its_answers_is_cut_off() {
     let _ = stream.write_all(asks.repeat(200).as_bytes());
     // Nothing is read, so that only a write can tell.
     let kind = loop {
-        match stream.write(b"G") {
-            Ok(_) => thread::sleep(Duration::from_millis(20)),
+        match stream.write_all(b"G") {
+            Ok(()) => thread::sleep(Duration::from_millis(20)),
             Err(error) => break error.kind(),
         }
     };
@@ -155,7 +138,7 @@ fn ten_thousand_who_are_idle_keep_nobody_out() {
 fn those_who_are_idle_make_room_where_files_are_few() {
     let server = Server::with_files(256, &["--timeout", "86400"]);
     let mut idle: Vec<TcpStream> = (0..300).map(|_| server.connect()).collect();
-    let created = exchange(&server, request("PUT", CREATE, "1").as_bytes());
+    let created = server.exchange(request("PUT", CREATE, "1").as_bytes());
     assert_eq!(statuses(&created), ["201"]);
     assert_eq!(read_to_end(&mut idle[0]), b"", "the oldest was closed");
 }

@@ -2,6 +2,7 @@
 //! cleanly when asked.
 
 mod hostile;
+mod log;
 mod retries;
 mod support;
 

@@ -58,6 +58,14 @@ impl Server {
         stream
     }
 
+    /// Sends all of this, and reads all that comes until the server closes.
+    pub(crate) fn exchange(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = self.connect();
+        // The server may close before it has read everything.
+        let _ = stream.write_all(bytes);
+        read_to_end(&mut stream)
+    }
+
     /// Sends one request and reads all of the answer.
     pub(crate) fn call(&self, method: &str, headers: &str, body: &str) -> Answer {
         self.try_call(method, headers, body).expect("an answer")
@@ -125,6 +133,15 @@ impl Answer {
 
     pub(crate) fn tag(&self) -> &str {
         self.header("etag").unwrap_or_else(|| panic!("no tag in {}", self.head))
+    }
+}
+
+pub(crate) fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("it is kept open"),
+        // What is closed with something unread is reset.
+        _ => answer,
     }
 }
 

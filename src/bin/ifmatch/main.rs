@@ -2,6 +2,7 @@
 
 mod bar;
 mod dump;
+mod log;
 mod serve;
 mod server;
 mod tools;

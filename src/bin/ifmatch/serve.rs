@@ -11,8 +11,10 @@ use ifmatch::Store;
 use ifmatch::axum::{RouterOptions, Stop, Tokens, open_collections};
 use ifmatch::http::{Google, GoogleLegacy, StaleStatus};
 use tokio::runtime::Runtime;
+use tracing_subscriber::filter::Targets;
 
 use crate::bar::Bar;
+use crate::log;
 use crate::server;
 
 #[derive(Args)]
@@ -41,6 +43,11 @@ pub(crate) struct Serve {
     /// something of the answer; also how long an idle connection is kept.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     timeout: Duration,
+
+    /// What to tell on standard error: error, warn, info (a line for each request) or debug (also
+    /// each conflict).
+    #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "warn")]
+    log: Targets,
 
     /// Serve only who has a token: a file with one line `name:sha256` for each.
     #[arg(long, value_name = "FILE")]
@@ -85,6 +92,7 @@ impl Serve {
             ));
         }
         let tokens = self.tokens.as_deref().map(read_tokens).transpose()?;
+        log::start(self.log.clone());
         // Before the store: a second server is then told of the port, not of the directory.
         let (listener, address) = bind(self.listen).map_err(|error| {
             format!("cannot listen on {}: {error}; choose another --listen", self.listen)
