@@ -13,8 +13,8 @@ use crate::operation::OperationStatus;
 pub use google::{Google, GoogleLegacy};
 
 /// How a refusal is written. The status and the headers are the same in all dialects. What a batch
-/// says of its writes, one by one, is part of an answer, and no refusal: it is the same in all of
-/// them too.
+/// says of its writes, one by one, and how a stream of events ends, are parts of an answer, and no
+/// refusal: they are the same in all of them too.
 ///
 /// ```
 /// use http::header::HeaderValue;

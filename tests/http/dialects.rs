@@ -1,9 +1,11 @@
 //! The same refusals in each dialect; the status is chosen apart from it.
 
 use http::HeaderValue;
-use ifmatch::Store;
 use ifmatch::axum::RouterOptions;
-use ifmatch::http::{Conditions, Dialect, Google, GoogleLegacy, Problem, StaleStatus};
+use ifmatch::http::{
+    Conditions, Dialect, Google, GoogleLegacy, Problem, ProblemReason, StaleStatus,
+};
+use ifmatch::{Reason, Store};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Client, JSON};
@@ -29,16 +31,26 @@ fn legacy_message(answer: &Answer, reason: &str) -> String {
     message.as_str().expect("text").to_owned()
 }
 
+/// Checks everything but how long to wait, which is drawn.
 fn google_error(answer: &Answer, status: &str, reason: &str, metadata: &Value) {
     assert_eq!(answer.header("content-type"), "application/json");
-    let message = answer.json()["error"]["message"].clone();
-    let code = answer.status;
+    let error = answer.json()["error"].clone();
+    let (message, code) = (&error["message"], answer.status);
+    let retry = match &error["details"][1] {
+        Value::Null => String::new(),
+        detail => retry_info(detail["retryDelay"].as_str().expect("a time")),
+    };
     let expected = [
         format!(r#"{{"error":{{"code":{code},"message":{message},"status":"{status}","#),
         r#""details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","#.to_owned(),
-        format!(r#""reason":"{reason}","domain":"ifmatch","metadata":{metadata}}}]}}}}"#),
+        format!(r#""reason":"{reason}","domain":"ifmatch","metadata":{metadata}}}{retry}]}}}}"#),
     ];
     assert_eq!(answer.text(), expected.concat());
+}
+
+fn retry_info(delay: &str) -> String {
+    let kind = "type.googleapis.com/google.rpc.RetryInfo";
+    format!(r#",{{"@type":"{kind}","retryDelay":"{delay}"}}"#)
 }
 
 fn stale(client: &Client) -> (Answer, String, String) {
@@ -65,6 +77,12 @@ fn g4_a_lost_race_in_each_dialect() {
         "expectedVersions": number(&first), "currentVersion": number(&second),
     });
     google_error(&answer, "ABORTED", "STALE_VERSION", &metadata);
+    let delay = answer.json()["error"]["details"][1]["retryDelay"].clone();
+    let (seconds, millis) = delay
+        .as_str()
+        .and_then(|it| it.strip_suffix('s')?.split_once('.'))
+        .expect("seconds and their thousandths");
+    assert!(seconds.parse::<u64>().is_ok() && millis.parse::<u16>().is_ok() && millis.len() == 3);
 
     let (answer, ..) = stale(&Client::in_memory());
     assert_eq!((answer.status, answer.reason().as_str()), (409, "stale_version"));
@@ -127,9 +145,12 @@ fn g8_a_lease_in_the_way_in_each_dialect() {
     let expected = concat!(
         r#""status":"ABORTED","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","#,
         r#""reason":"LOCKED","domain":"ifmatch","metadata":{"collection":"rooms","#,
-        r#""key":"r1"}}]}}"#,
+        r#""key":"r1"}}"#,
     );
-    assert!(google.body().ends_with(expected), "{}", google.body());
+    let wait = problem.retry_in().expect("until the lease ends");
+    let delay = format!("{}.{:03}s", wait.as_secs(), wait.subsec_millis());
+    let expected = format!("{expected}{}]}}}}", retry_info(&delay));
+    assert!(google.body().ends_with(&expected), "{}", google.body());
     assert_eq!(google.headers()["retry-after"], legacy.headers()["retry-after"]);
 }
 
@@ -159,9 +180,11 @@ fn g4_the_refusal_of_a_data_transfer_is_word_for_word() {
         r#"{"error":{"code":409,"message":"Data transfer already in progress for the user.","#,
         r#""status":"ABORTED","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","#,
         r#""reason":"IN_PROGRESS","domain":"admin.example.com","metadata":{"operationId":"ID","#,
-        r#""operationKind":"data_transfer"}}]}}"#,
+        r#""operationKind":"data_transfer"}}RETRY]}}"#,
     );
-    assert_eq!(refused.text(), expected.replace("ID", &id));
+    let delay = refused.json()["error"]["details"][1]["retryDelay"].clone();
+    let retry = retry_info(delay.as_str().expect("a time"));
+    assert_eq!(refused.text(), expected.replace("ID", &id).replace("RETRY", &retry));
 
     let (id, refused) = begun(&Client::in_memory(), "global");
     let problem = refused.json();
@@ -170,13 +193,94 @@ fn g4_the_refusal_of_a_data_transfer_is_word_for_word() {
 
 #[test]
 fn an_operation_is_in_the_dialect_too() {
-    for (client, status) in [(legacy(), "inProgress"), (google(), "in_progress")] {
+    for (client, in_progress) in [(legacy(), "inProgress"), (google(), "in_progress")] {
         let begun = client.call("POST", "/operations/import", &[JSON], r#"{"scope":"a"}"#);
-        let told = [
-            begun.json()["status"].clone(),
-            client.get(begun.header("location")).json()["status"].clone(),
-        ];
-        assert_eq!(told, [status, status]);
+        let (path, token) = (begun.header("location"), begun.json()["token"].clone());
+        let step = |step: &str| {
+            let body = json!({ "token": token }).to_string();
+            client.call("POST", &format!("{path}/{step}"), &[JSON], &body)
+        };
+        for shown in [&begun, &client.get(path), &step("heartbeat")] {
+            assert_eq!(shown.json()["status"], in_progress, "{shown:?}");
+        }
+        assert_eq!(step("complete").json()["status"], "completed");
+    }
+}
+
+#[test]
+fn g4_each_conflict_of_a_transaction_is_told_where_the_form_has_a_place() {
+    let check =
+        |key: &str| json!({ "op": "check", "collection": "c", "key": key, "if_match": "*" });
+    let body = json!({ "operations": [check("a"), check("b")] }).to_string();
+    let refused = |client: &Client| {
+        let refused = client.call("POST", "/transactions", &[JSON], &body);
+        assert_eq!(refused.status, 409, "{refused:?}");
+        refused.json()
+    };
+    let problem = refused(&Client::in_memory());
+    let said = ["a", "b"].map(|key| format!("c/{key} does not exist; create it, or check the key"));
+    assert_eq!([0, 1].map(|at| problem["conflicts"][at]["detail"].clone()), said);
+
+    let legacy = refused(&legacy());
+    assert_eq!(legacy["error"]["message"], said[0]);
+    let error =
+        |at: usize| json!({ "message": said[at], "domain": "global", "reason": "conflict" });
+    assert_eq!(legacy["error"]["errors"], json!([error(0), error(1)]));
+
+    let google = refused(&google());
+    let details = google["error"]["details"].as_array().expect("details");
+    let violation =
+        |at: usize, of: &str| json!({ "type": "ABSENT", "subject": of, "description": said[at] });
+    let expected = json!({
+        "@type": "type.googleapis.com/google.rpc.PreconditionFailure",
+        "violations": [violation(0, "c/a"), violation(1, "c/b")],
+    });
+    assert_eq!(details.last(), Some(&expected));
+}
+
+/// The compiler sees that none is forgotten: the matches of the dialects have no wildcard.
+#[test]
+fn g4_every_reason_has_a_code_in_each_dialect() {
+    use ProblemReason::Conflict as Of;
+    let cases = [
+        (Of(Reason::StaleVersion), "ABORTED", "conflict"),
+        (Of(Reason::Deleted), "ABORTED", "conflict"),
+        (Of(Reason::Absent), "ABORTED", "conflict"),
+        (Of(Reason::AlreadyExists), "ALREADY_EXISTS", "duplicate"),
+        (Of(Reason::Contended), "ABORTED", "conflict"),
+        (Of(Reason::WrongState), "FAILED_PRECONDITION", "conflict"),
+        (Of(Reason::Duplicate), "ALREADY_EXISTS", "duplicate"),
+        (Of(Reason::Locked), "ABORTED", "conflict"),
+        (Of(Reason::InProgress), "ABORTED", "conflict"),
+        (Of(Reason::Fenced), "ABORTED", "conflict"),
+        (ProblemReason::WrongState, "FAILED_PRECONDITION", "conflict"),
+        (ProblemReason::PreconditionRequired, "INVALID_ARGUMENT", "required"),
+        (ProblemReason::Malformed, "INVALID_ARGUMENT", "invalid"),
+        (ProblemReason::NotFound, "NOT_FOUND", "notFound"),
+        (ProblemReason::MethodNotAllowed, "UNIMPLEMENTED", "httpMethodNotAllowed"),
+        (ProblemReason::Timeout, "DEADLINE_EXCEEDED", "requestTimeout"),
+        (ProblemReason::TooLarge, "INVALID_ARGUMENT", "uploadTooLarge"),
+        (ProblemReason::UnsupportedMediaType, "INVALID_ARGUMENT", "badContent"),
+        (ProblemReason::Limit, "RESOURCE_EXHAUSTED", "limitExceeded"),
+        (ProblemReason::Overloaded, "UNAVAILABLE", "backendError"),
+        (ProblemReason::Poisoned, "UNAVAILABLE", "backendError"),
+        (ProblemReason::DiskFull, "RESOURCE_EXHAUSTED", "quotaExceeded"),
+        (ProblemReason::Internal, "INTERNAL", "internalError"),
+        (ProblemReason::KeyReused, "INVALID_ARGUMENT", "invalid"),
+        (ProblemReason::Gap, "OUT_OF_RANGE", "deleted"),
+    ];
+    for (reason, code, legacy) in cases {
+        let problem = Problem::new(reason, "a \"sentence\"");
+        let told = |dialect: &dyn Dialect| -> Value {
+            let answer = problem.answer(dialect);
+            assert_eq!(answer.status(), problem.status());
+            let error: Value = serde_json::from_str(answer.body()).expect("JSON");
+            assert_eq!(error["error"]["code"], answer.status().as_u16());
+            assert_eq!(error["error"]["message"], problem.detail());
+            error["error"].clone()
+        };
+        assert_eq!(told(&Google::default())["status"], code, "{reason:?}");
+        assert_eq!(told(&GoogleLegacy::default())["errors"][0]["reason"], legacy, "{reason:?}");
     }
 }
 

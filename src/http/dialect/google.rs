@@ -11,7 +11,13 @@ use crate::conflict::Reason;
 use crate::http::{Problem, ProblemReason};
 use crate::operation::OperationStatus;
 
-/// As Google's APIs refuse today: a `google.rpc.Status` with one `ErrorInfo`.
+/// What the names of the types of details begin with.
+const TYPES: &str = "type.googleapis.com/google.rpc.";
+
+/// As Google's APIs refuse today: a `google.rpc.Status` with an `ErrorInfo`.
+///
+/// A `RetryInfo` follows where a time to wait is known, and a `PreconditionFailure` with all
+/// conflicts of a transaction.
 ///
 /// `status` is a name of `google.rpc.Code`, by reason and whatever the HTTP status:
 ///
@@ -49,7 +55,7 @@ pub struct Google {
 ///
 /// The reason is `conditionNotMet` with status 412, `duplicate` for `already_exists` and
 /// `duplicate`, `conflict` for everything else with status 409, and a name of its own for the
-/// rest.
+/// rest. A transaction has an error for each of its conflicts.
 ///
 /// ```
 /// use ifmatch::http::{Conditions, GoogleLegacy, Problem, StaleStatus};
@@ -99,6 +105,15 @@ impl GoogleLegacy {
     pub fn of_domain(domain: impl Into<String>) -> GoogleLegacy {
         GoogleLegacy { domain: domain.into() }
     }
+
+    fn error(&self, problem: &Problem) -> String {
+        format!(
+            "{{\"message\":{},\"domain\":{},\"reason\":\"{}\"}}",
+            quoted(problem.detail()),
+            quoted(problem.domain().unwrap_or(&self.domain)),
+            legacy_reason(problem),
+        )
+    }
 }
 
 impl Dialect for Google {
@@ -110,14 +125,29 @@ impl Dialect for Google {
         let domain = problem.domain().unwrap_or(&self.domain);
         let (message, domain) = (quoted(problem.detail()), quoted(domain));
         // Written by hand, so that the members come in the order in which people know them.
+        let mut details = format!(
+            "{{\"@type\":\"{TYPES}ErrorInfo\",\"reason\":\"{}\",\"domain\":{domain},\
+             \"metadata\":{}}}",
+            name(problem),
+            json!(metadata(problem)),
+        );
+        if let Some(wait) = problem.retry_in() {
+            let (seconds, millis) = (wait.as_secs(), wait.subsec_millis());
+            details += &format!(
+                ",{{\"@type\":\"{TYPES}RetryInfo\",\"retryDelay\":\"{seconds}.{millis:03}s\"}}"
+            );
+        }
+        if !problem.conflicts().is_empty() {
+            let violations = joined(problem.conflicts().iter().map(violation));
+            details += &format!(
+                ",{{\"@type\":\"{TYPES}PreconditionFailure\",\"violations\":[{violations}]}}"
+            );
+        }
         format!(
-            "{{\"error\":{{\"code\":{},\"message\":{message},\"status\":\"{}\",\"details\":[{{\
-             \"@type\":\"type.googleapis.com/google.rpc.ErrorInfo\",\"reason\":\"{}\",\
-             \"domain\":{domain},\"metadata\":{}}}]}}}}",
+            "{{\"error\":{{\"code\":{},\"message\":{message},\"status\":\"{}\",\
+             \"details\":[{details}]}}}}",
             problem.status().as_u16(),
             code(problem.reason()),
-            problem.reason().as_str().to_ascii_uppercase(),
-            json!(metadata(problem)),
         )
     }
 }
@@ -128,13 +158,14 @@ impl Dialect for GoogleLegacy {
     }
 
     fn body(&self, problem: &Problem) -> String {
-        let domain = problem.domain().unwrap_or(&self.domain);
-        let (message, domain) = (quoted(problem.detail()), quoted(domain));
+        let errors = match problem.conflicts() {
+            [] => self.error(problem),
+            conflicts => joined(conflicts.iter().map(|conflict| self.error(conflict))),
+        };
         format!(
-            "{{\"error\":{{\"code\":{},\"message\":{message},\"errors\":[{{\"message\":{message},\
-             \"domain\":{domain},\"reason\":\"{}\"}}]}}}}",
+            "{{\"error\":{{\"code\":{},\"message\":{},\"errors\":[{errors}]}}}}",
             problem.status().as_u16(),
-            legacy_reason(problem),
+            quoted(problem.detail()),
         )
     }
 
@@ -144,6 +175,26 @@ impl Dialect for GoogleLegacy {
             other => other.as_str(),
         }
     }
+}
+
+/// Of a transaction: one of the entities that are not as the caller knew them.
+fn violation(problem: &Problem) -> String {
+    let (collection, key) = (problem.collection(), problem.key());
+    let subject = format!("{}/{}", collection.unwrap_or_default(), key.unwrap_or_default());
+    format!(
+        "{{\"type\":\"{}\",\"subject\":{},\"description\":{}}}",
+        name(problem),
+        quoted(&subject),
+        quoted(problem.detail()),
+    )
+}
+
+fn name(problem: &Problem) -> String {
+    problem.reason().as_str().to_ascii_uppercase()
+}
+
+fn joined(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(",")
 }
 
 fn quoted(text: &str) -> String {
@@ -173,7 +224,15 @@ fn code(reason: ProblemReason) -> &'static str {
         ProblemReason::Conflict(Reason::WrongState) | ProblemReason::WrongState => {
             "FAILED_PRECONDITION"
         }
-        ProblemReason::Conflict(_) => "ABORTED",
+        ProblemReason::Conflict(
+            Reason::StaleVersion
+            | Reason::Deleted
+            | Reason::Absent
+            | Reason::Contended
+            | Reason::Locked
+            | Reason::InProgress
+            | Reason::Fenced,
+        ) => "ABORTED",
         ProblemReason::PreconditionRequired
         | ProblemReason::Malformed
         | ProblemReason::KeyReused
@@ -197,7 +256,17 @@ fn legacy_reason(problem: &Problem) -> &'static str {
     }
     match problem.reason() {
         ProblemReason::Conflict(Reason::AlreadyExists | Reason::Duplicate) => "duplicate",
-        ProblemReason::Conflict(_) | ProblemReason::WrongState => "conflict",
+        ProblemReason::Conflict(
+            Reason::StaleVersion
+            | Reason::Deleted
+            | Reason::Absent
+            | Reason::Contended
+            | Reason::WrongState
+            | Reason::Locked
+            | Reason::InProgress
+            | Reason::Fenced,
+        )
+        | ProblemReason::WrongState => "conflict",
         ProblemReason::PreconditionRequired => "required",
         ProblemReason::Malformed | ProblemReason::KeyReused => "invalid",
         ProblemReason::UnsupportedMediaType => "badContent",

@@ -1,5 +1,7 @@
 //! What a problem says, part by part, for whoever writes it in another dialect.
 
+use std::time::Duration;
+
 use super::{Advice, Problem};
 use crate::http::operation::Operation;
 
@@ -47,6 +49,16 @@ impl Problem {
     /// Whose error it is, if that was [said](Problem::worded).
     pub fn domain(&self) -> Option<&str> {
         self.0.domain.as_deref()
+    }
+
+    /// How long to wait before another try, where that is known. It is drawn anew for each refusal.
+    pub fn retry_in(&self) -> Option<Duration> {
+        self.0.retry?.after_ms.map(Duration::from_millis)
+    }
+
+    /// All conflicts of a transaction, of which this problem is the first; empty for the rest.
+    pub fn conflicts(&self) -> &[Problem] {
+        &self.0.conflicts
     }
 
     pub(in crate::http) fn patches(&self) -> Option<&'static str> {
