@@ -256,6 +256,8 @@ fn g4_every_reason_has_a_code_in_each_dialect() {
         (ProblemReason::WrongState, "FAILED_PRECONDITION", "conflict"),
         (ProblemReason::PreconditionRequired, "INVALID_ARGUMENT", "required"),
         (ProblemReason::Malformed, "INVALID_ARGUMENT", "invalid"),
+        (ProblemReason::Unauthorized, "UNAUTHENTICATED", "authError"),
+        (ProblemReason::Forbidden, "PERMISSION_DENIED", "forbidden"),
         (ProblemReason::NotFound, "NOT_FOUND", "notFound"),
         (ProblemReason::MethodNotAllowed, "UNIMPLEMENTED", "httpMethodNotAllowed"),
         (ProblemReason::Timeout, "DEADLINE_EXCEEDED", "requestTimeout"),
@@ -274,6 +276,8 @@ fn g4_every_reason_has_a_code_in_each_dialect() {
         let told = |dialect: &dyn Dialect| -> Value {
             let answer = problem.answer(dialect);
             assert_eq!(answer.status(), problem.status());
+            let challenge = answer.headers().contains_key("www-authenticate");
+            assert_eq!(challenge, reason == ProblemReason::Unauthorized);
             let error: Value = serde_json::from_str(answer.body()).expect("JSON");
             assert_eq!(error["error"]["code"], answer.status().as_u16());
             assert_eq!(error["error"]["message"], problem.detail());

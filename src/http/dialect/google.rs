@@ -29,6 +29,8 @@ const TYPES: &str = "type.googleapis.com/google.rpc.";
 /// | `wrong_state` | `FAILED_PRECONDITION` |
 /// | `precondition_required`, `malformed`, `key_reused` | `INVALID_ARGUMENT` |
 /// | `too_large`, `unsupported_media_type` | `INVALID_ARGUMENT` |
+/// | `unauthorized` | `UNAUTHENTICATED` |
+/// | `forbidden` | `PERMISSION_DENIED` |
 /// | `not_found` | `NOT_FOUND` |
 /// | `method_not_allowed` | `UNIMPLEMENTED` |
 /// | `limit`, `disk_full` | `RESOURCE_EXHAUSTED` |
