@@ -1,9 +1,11 @@
 //! A ready [`Router`] that serves the documents of a store.
 
+mod answer;
 mod batch;
 mod changes;
 mod entry;
 mod events;
+mod extract;
 mod history;
 mod lease;
 mod metrics;
@@ -33,6 +35,9 @@ use crate::options::HISTORY_MAX;
 use crate::store::Store;
 
 use metrics::Metrics;
+
+pub use answer::{Refusal, Tagged};
+pub use extract::IdempotencyKey;
 pub use settings::open_collections;
 
 pub use stop::Stop;

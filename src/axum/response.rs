@@ -35,8 +35,14 @@ pub(super) fn minimal(status: StatusCode, tag: EntityTag, entity: &Entity<Docume
 
 /// 304: the caller has the document already.
 pub(super) fn not_modified(tag: EntityTag, entity: &Entity<Document>) -> Response {
-    let mut response = empty(StatusCode::NOT_MODIFIED);
+    let mut response = unchanged(tag);
     response.headers_mut().insert(header::CONTENT_LENGTH, entity.json().len().into());
+    response
+}
+
+/// 304, without the length of what is there.
+pub(super) fn unchanged(tag: EntityTag) -> Response {
+    let mut response = empty(StatusCode::NOT_MODIFIED);
     insert_tag(response.headers_mut(), tag);
     revalidate(response.headers_mut());
     response
@@ -110,7 +116,8 @@ pub(super) fn replayed(mut response: Response, replayed: bool) -> Response {
     response
 }
 
-fn with_metadata(status: StatusCode, tag: EntityTag, entity: &Entity<Document>) -> Response {
+/// What is known of an entity, without a body.
+pub(super) fn with_metadata<V>(status: StatusCode, tag: EntityTag, entity: &Entity<V>) -> Response {
     let mut response = empty(status);
     let headers = response.headers_mut();
     insert_tag(headers, tag);

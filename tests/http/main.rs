@@ -6,6 +6,7 @@ mod clients;
 mod conditions;
 mod dialects;
 mod documents;
+mod embed;
 mod hostile;
 mod idempotency;
 mod leases;
