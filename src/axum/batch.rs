@@ -2,6 +2,7 @@
 
 use ::axum::extract::Request;
 use ::axum::response::Response;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Change, Entry, Opened, Sent};
@@ -11,23 +12,30 @@ use super::service::Service;
 use crate::batch::Batch;
 use crate::collection::Collection;
 use crate::error::Error;
-use crate::http::{Conditions, Document, Problem};
+use crate::http::{Conditions, Document, Problem, ProblemMembers};
 use crate::precondition::Precondition;
 use crate::version::Version;
 use crate::write::{Verb, Write};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Body {
+#[schemars(rename = "Batch")]
+pub(super) struct Body {
+    #[schemars(extend("items" = { "allOf": [
+        { "$ref": "#/components/schemas/Write" },
+        { "properties": { "op": { "enum": ["put", "delete"] } } },
+    ] }))]
     writes: Vec<Sent>,
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "BatchAnswer")]
+pub(super) struct Answer<'a> {
     results: Vec<Item<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Outcome")]
 struct Item<'a> {
     collection: &'a str,
     key: &'a str,
@@ -36,6 +44,7 @@ struct Item<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     etag: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<ProblemMembers>")]
     problem: Option<Problem>,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ::axum::response::Response;
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::request::Parts;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::SemaphorePermit;
@@ -27,14 +28,16 @@ const MOST: usize = 1_000;
 /// A page ends after the commit that takes it past this many bytes of values.
 const PAGE_BYTES: usize = 4 << 20;
 
-#[derive(Serialize)]
-struct Page<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Changes")]
+pub(super) struct Page<'a> {
     changes: Vec<Item<'a>>,
     /// Where the next page starts: all up to here has been told, or passed over.
     next_since: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Change")]
 struct Item<'a> {
     version: u64,
     collection: &'a str,
@@ -77,11 +80,11 @@ impl Service {
         }
         let limit = number(limit, "limit", 1, MOST as u64)?.unwrap_or(PAGE as u64);
         let wait = wait_of(wait)?;
+        let since = since.as_deref().map(cursor).transpose()?;
         let last = last_event(&request.headers)?.filter(|_| streams);
         let mut changes = self.store.changes();
         if let Some(cursor) = last.or(since) {
-            let wrong = "a cursor is the next_since of a page or the id of an event";
-            changes = changes.since(cursor.parse().map_err(|_| malformed(wrong))?);
+            changes = changes.since(cursor);
         }
         if let Some(name) = collection {
             changes = changes.collection_named(&collection_name(name)?);
@@ -205,10 +208,14 @@ pub(super) fn page(store: &Store, told: &[Told], cursor: Cursor) -> String {
 }
 
 /// `Last-Event-ID`, which a client sends that lost its stream.
-fn last_event(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
-    let text = id.to_str().map_err(|_| malformed("Last-Event-ID is the id of an event"))?;
-    Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
+fn last_event(headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
+    let id = headers.get("last-event-id").filter(|id| !id.is_empty());
+    id.map(|id| cursor(id.to_str().unwrap_or_default())).transpose()
+}
+
+fn cursor(text: &str) -> Result<Cursor, Problem> {
+    let wrong = "a cursor is the next_since of a page or the id of an event";
+    text.parse().map_err(|_| malformed(wrong))
 }
 
 /// Whether the client asks for events by name, and does not rule them out (RFC 9110 section

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::openapi::{KEY, NAME, TAG, TAGS};
 use super::path::{check_key, malformed};
+use super::request::whole_or_null;
 use super::service::{Service, Steady};
 use crate::collection::{Collection, is_collection_name};
 use crate::http::{Conditions, Document, Problem, TagList};
@@ -13,23 +16,34 @@ use crate::precondition::{Precondition, decide};
 use crate::version::{Lineage, Version};
 
 /// As it is sent.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Write", extend(
+    "if" = { "properties": { "op": { "const": "put" } } },
+    "then" = { "required": ["value"] },
+    "else" = { "properties": { "value": false } },
+))]
 pub(super) struct Sent {
     op: Op,
+    #[schemars(extend("pattern" = NAME))]
     collection: String,
+    #[schemars(extend("pattern" = KEY))]
     key: String,
     if_match: Option<Tags>,
     if_none_match: Option<Tags>,
     #[serde(default)]
     unconditional: bool,
     /// The token of a lease that it relies on.
+    #[serde(default, deserialize_with = "whole_or_null")]
+    #[schemars(range(min = 1, max = 18_446_744_073_709_551_615_u64))]
     lease: Option<u64>,
+    /// Of a put, and of nothing else.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "serde_json::Value")]
     value: Option<Box<RawValue>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Op {
     Put,
@@ -38,11 +52,11 @@ enum Op {
     Check,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Tags {
-    One(String),
-    Many(Vec<String>),
+    One(#[schemars(extend("anyOf" = [{ "const": "*" }, { "pattern": TAGS }]))] String),
+    Many(#[schemars(length(min = 1), inner(regex(pattern = TAG)))] Vec<String>),
 }
 
 /// As it is to be done.

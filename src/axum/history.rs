@@ -1,6 +1,7 @@
 //! What was under a key before.
 
 use ::axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -9,12 +10,14 @@ use super::service::{Service, Steady, no_document};
 use crate::history::HistoryEntry;
 use crate::http::{Conditions, Document, Problem};
 
-#[derive(Serialize)]
-struct Page<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "History")]
+pub(super) struct Page<'a> {
     items: Vec<Item<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "HistoryEntry")]
 struct Item<'a> {
     kind: &'static str,
     version: u64,

@@ -6,11 +6,13 @@ use ::axum::extract::Request;
 use ::axum::response::Response;
 use ::http::StatusCode;
 use ::http::header::HeaderMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::openapi::{NAME, OPERATION_ID};
 use super::operation::Token;
 use super::path::{kind, malformed, operation_id};
-use super::request;
+use super::request::{self, whole, whole_or_null};
 use super::response;
 use super::service::{Service, Steady};
 use crate::collection::Collection;
@@ -20,39 +22,56 @@ use crate::lease::{Lease, LeaseInfo};
 use crate::version::Version;
 
 /// The body of one that is to be taken.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Take {
+#[schemars(rename = "TakeLease", extend("not" = {
+    "required": ["operation", "ttl_ms"],
+    "properties": { "operation": { "type": "object" }, "ttl_ms": { "type": "integer" } },
+}))]
+pub(super) struct Take {
+    /// A minute unless it says otherwise; at most a day.
+    #[serde(default, deserialize_with = "whole_or_null")]
+    #[schemars(range(max = 86_400_000))]
     ttl_ms: Option<u64>,
+    /// What others are told; at most 256 bytes.
     reason: Option<String>,
     operation: Option<Holder>,
 }
 
 /// The operation that it is taken for.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "LeaseForOperation")]
 struct Holder {
+    #[schemars(extend("pattern" = NAME))]
     kind: String,
+    #[schemars(extend("pattern" = OPERATION_ID))]
     id: String,
     token: Token,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Renew {
+#[schemars(rename = "RenewLease")]
+pub(super) struct Renew {
+    /// At most a day.
+    #[serde(deserialize_with = "whole")]
+    #[schemars(range(max = 86_400_000))]
     ttl_ms: u64,
 }
 
 /// What its holder is told.
-#[derive(Serialize)]
-struct Held {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "HeldLease")]
+pub(super) struct Held {
     token: u64,
     expires_at: Option<String>,
 }
 
 /// What everybody is told.
-#[derive(Serialize)]
-struct Shown<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Lease")]
+pub(super) struct Shown<'a> {
     holder: Option<&'a str>,
     reason: Option<&'a str>,
     since: String,
@@ -60,7 +79,8 @@ struct Shown<'a> {
     operation: Option<Named<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "NamedOperation")]
 struct Named<'a> {
     id: &'a str,
     kind: &'a str,

@@ -9,6 +9,7 @@ mod extract;
 mod history;
 mod lease;
 mod metrics;
+mod openapi;
 mod operation;
 mod patch;
 mod path;
@@ -47,9 +48,9 @@ pub use tokens::{Tokens, TokensError};
 ///
 /// Serves `/collections`, `/collections/{collection}`, `/collections/{collection}/{key}` with its
 /// `/history` and its `/lease`, `/batch`, `/transactions`, `/operations/{kind}`,
-/// `/operations/{kind}/{id}` with its steps, `/changes`, `/metrics` and `/healthz`, and answers
-/// everything else
-/// itself: give it a path of its own with [`Router::nest`]. Its collections are
+/// `/operations/{kind}/{id}` with its steps, `/changes`, `/metrics`, `/healthz` and
+/// `/openapi.json`, which describes all of that, and answers everything else itself: give it a path
+/// of its own with [`Router::nest`]. Its collections are
 /// [`Collection<String, Document>`](crate::Collection) in the codec [`Json`](crate::Json), so that
 /// the program that embeds it can use them too.
 ///

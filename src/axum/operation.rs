@@ -5,29 +5,35 @@ use std::time::{Duration, SystemTime};
 use ::axum::extract::Request;
 use ::axum::response::Response;
 use ::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::SemaphorePermit;
 
 use super::path::{Step, malformed, parameters, wait_of};
-use super::request;
+use super::request::{self, whole, whole_or_null};
 use super::response;
 use super::service::Service;
 use crate::http::{Dialect, Document, Problem, ProblemReason};
 use crate::operation::{NotAToken, OnBusy, OperationInfo, OperationToken, Operations};
 
 /// The body of one that is to begin.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Ask {
+#[schemars(rename = "Begin")]
+pub(super) struct Ask {
+    /// At most 512 bytes.
     scope: String,
     input: Option<Box<RawValue>>,
+    /// How long it may go on without a sign of life; at most a day.
+    #[serde(default, deserialize_with = "whole_or_null")]
+    #[schemars(range(max = 86_400_000))]
     ttl_ms: Option<u64>,
     #[serde(default)]
     on_busy: Busy,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Busy {
     #[default]
@@ -36,9 +42,10 @@ enum Busy {
 }
 
 /// What its holder shows.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-pub(super) struct Token(pub(super) OperationToken);
+#[schemars(with = "String", extend("pattern" = "^[0-9A-Fa-f]{16}$"))]
+pub(super) struct Token(#[schemars(skip)] pub(super) OperationToken);
 
 impl TryFrom<String> for Token {
     type Error = NotAToken;
@@ -48,43 +55,52 @@ impl TryFrom<String> for Token {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Heartbeat {
+pub(super) struct Heartbeat {
     token: Token,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Progress {
+pub(super) struct Progress {
     token: Token,
+    /// In per cent.
+    #[serde(deserialize_with = "whole")]
+    #[schemars(range(max = 100))]
     progress: u8,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Complete {
+pub(super) struct Complete {
     token: Token,
     result: Option<Box<RawValue>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Fail {
+pub(super) struct Fail {
     token: Token,
     error: Option<Box<RawValue>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Cancel {
+#[schemars(extend("anyOf" = [
+    { "required": ["token"], "properties": { "token": { "type": "string" } } },
+    { "required": ["force"], "properties": { "force": { "const": true } } },
+]))]
+pub(super) struct Cancel {
     token: Option<Token>,
+    /// Whoever has no token ends it all the same.
     #[serde(default)]
     force: bool,
 }
 
-#[derive(Serialize)]
-struct Shown<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Operation")]
+pub(super) struct Shown<'a> {
     id: &'a str,
     kind: &'a str,
     scope: &'a str,

@@ -21,6 +21,7 @@ const OPERATION_ID_DIGITS: usize = 22;
 pub(super) enum Resource {
     Health,
     Metrics,
+    OpenApi,
     Batch,
     Transactions,
     Changes,
@@ -55,6 +56,7 @@ impl Resource {
             ["changes"] => Ok(Resource::Changes),
             ["healthz"] => Ok(Resource::Health),
             ["metrics"] => Ok(Resource::Metrics),
+            ["openapi.json"] => Ok(Resource::OpenApi),
             ["batch"] => Ok(Resource::Batch),
             ["transactions"] => Ok(Resource::Transactions),
             ["collections"] => Ok(Resource::Collections),
@@ -84,9 +86,10 @@ impl Resource {
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Resource::Health | Resource::Changes | Resource::History { .. } => "GET, HEAD, OPTIONS",
-            Resource::Metrics | Resource::Collections | Resource::Operation { .. } => {
-                "GET, HEAD, OPTIONS"
-            }
+            Resource::Metrics
+            | Resource::OpenApi
+            | Resource::Collections
+            | Resource::Operation { .. } => "GET, HEAD, OPTIONS",
             Resource::Batch | Resource::Transactions => "POST, OPTIONS",
             Resource::OperationStep { .. } => "POST, OPTIONS",
             Resource::Collection(_) | Resource::Operations(_) => "GET, HEAD, PUT, POST, OPTIONS",

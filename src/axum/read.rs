@@ -5,6 +5,7 @@ use std::ops::Bound;
 use ::axum::response::Response;
 use ::http::StatusCode;
 use ::http::request::Parts;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -23,14 +24,16 @@ const MOST: usize = 1_000;
 /// documents do not add up to an answer that nobody can hold.
 const PAGE_BYTES: usize = 4 << 20;
 
-#[derive(Serialize)]
-struct Page<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Documents")]
+pub(super) struct Page<'a> {
     items: Vec<Item<'a>>,
     /// Where the next page starts: after this key.
     next: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Document")]
 struct Item<'a> {
     key: &'a str,
     version: u64,

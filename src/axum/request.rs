@@ -5,7 +5,9 @@ use ::axum::extract::{FromRequest, Request};
 use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::request::Parts;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use serde_json::Number;
 
 use super::RouterOptions;
 use super::path::{malformed, parameters};
@@ -180,6 +182,30 @@ pub(super) fn members<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
     }
     serde_json::from_slice(json)
         .map_err(|error| malformed(format!("the body is not as it has to be: {error}")))
+}
+
+/// Reads a number that is whole, however it is written: `2.0` is one in JSON.
+///
+/// # Errors
+/// If it is none, or too large.
+pub(super) fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(from: D) -> Result<T, D::Error> {
+    let number = Number::deserialize(from)?;
+    // Above 2^53 a float names several whole numbers.
+    let is_exact = |float: &f64| float.fract() == 0.0 && (0.0..=9e15).contains(float);
+    let float = number.as_f64().filter(is_exact).map(|float| float as u64);
+    let whole = number.as_u64().or(float).and_then(|number| T::try_from(number).ok());
+    whole.ok_or_else(|| D::Error::custom("a whole number is wanted, not below 0 nor too large"))
+}
+
+/// As [`whole`], or `null`.
+///
+/// # Errors
+/// As of `whole`.
+pub(super) fn whole_or_null<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    let number = Option::<Number>::deserialize(from)?;
+    number.map(|number| whole(number).map_err(D::Error::custom)).transpose()
 }
 
 /// Takes in the body.

@@ -89,6 +89,7 @@ impl Service {
             (_, &Method::OPTIONS) => Ok(response::options(methods)),
             (Resource::Health, &Method::GET | &Method::HEAD) => self.health(),
             (Resource::Metrics, &Method::GET | &Method::HEAD) => Ok(self.metrics()),
+            (Resource::OpenApi, &Method::GET | &Method::HEAD) => Ok(self.openapi(path)),
             (Resource::Changes, &Method::GET | &Method::HEAD) => {
                 // A body cannot be shared while something is awaited.
                 let (parts, _) = request.into_parts();

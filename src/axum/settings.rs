@@ -6,12 +6,14 @@ use std::time::Duration;
 use ::axum::extract::Request;
 use ::axum::response::Response;
 use ::http::StatusCode;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
+use super::openapi::{LINE, POINTER};
 use super::path::malformed;
-use super::request::{Intent, json};
+use super::request::{Intent, body as body_of, expect_json, members, whole_or_null};
 use super::response;
 use super::service::{Service, Steady};
 use crate::codec::Json;
@@ -36,13 +38,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 const TRIES: u32 = 200;
 
 /// Of a collection. What is left out is as it would be without settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct CollectionSettings {
     /// The JSON Pointers of its unique indexes.
+    #[schemars(length(max = 16), inner(regex(pattern = POINTER)))]
     pub(super) unique: Vec<String>,
     /// How many earlier versions of each document it keeps.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "whole_or_null")]
+    #[schemars(range(max = 1_000))]
     pub(super) history: Option<u32>,
     /// Whether a write has to say what it relies on; by default it has to.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +57,7 @@ pub(super) struct CollectionSettings {
 }
 
 /// Of a kind of operations.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct KindSettings {
     /// Whether its scopes are those of the other kinds too; by default they are.
@@ -60,15 +65,18 @@ pub(super) struct KindSettings {
     pub(super) shared_scope: Option<bool>,
     /// What is said to whom an operation of this kind stands in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1_000), extend("pattern" = LINE))]
     pub(super) message: Option<String>,
     /// Whose error that is, in dialects that name one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1_000), extend("pattern" = LINE))]
     pub(super) domain: Option<String>,
 }
 
 /// 409 or 412.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "u16", into = "u16")]
+#[schemars(extend("enum" = [409, 412]))]
 pub(super) struct Stale(StaleStatus);
 
 impl TryFrom<u16> for Stale {
@@ -93,8 +101,9 @@ impl From<Stale> for u16 {
 }
 
 /// As they take effect.
-#[derive(Serialize)]
-struct Shown<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EffectiveCollectionSettings")]
+pub(super) struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
     unique: &'a [String],
@@ -103,8 +112,15 @@ struct Shown<'a> {
     stale_status: u16,
 }
 
-#[derive(Serialize)]
-struct ShownKind<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Collections")]
+pub(super) struct List<'a> {
+    items: Vec<Shown<'a>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EffectiveKindSettings")]
+pub(super) struct ShownKind<'a> {
     shared_scope: bool,
     message: Option<&'a str>,
     domain: Option<&'a str>,
@@ -135,7 +151,7 @@ impl Service {
         let items = names.iter().zip(&settings);
         let items: Vec<_> =
             items.map(|(name, of)| Shown { name: Some(name), ..self.shown(name, of) }).collect();
-        Ok(response::members(StatusCode::OK, &serde_json::json!({ "items": items })))
+        Ok(response::members(StatusCode::OK, &List { items }))
     }
 
     /// `PUT /collections/{collection}`: all of its settings, whatever they were.
@@ -293,7 +309,9 @@ impl Service {
                 "settings are set as a whole, without conditions, leases or Idempotency-Key",
             ));
         }
-        json(Request::from_parts(parts, body), &self.options).await
+        // No body at all would set everything back.
+        expect_json(&parts.headers)?;
+        members(&body_of(Request::from_parts(parts, body), &self.options).await?)
     }
 
     fn shown<'a>(&self, name: &str, settings: &'a CollectionSettings) -> Shown<'a> {

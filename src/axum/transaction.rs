@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ::axum::extract::Request;
 use ::axum::response::Response;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Change, Entry, Opened, Sent};
@@ -18,14 +19,16 @@ use crate::precondition::Precondition;
 use crate::transact::{Once, Transaction};
 use crate::version::Version;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Body {
+#[schemars(rename = "Transaction")]
+pub(super) struct Body {
     operations: Vec<Sent>,
 }
 
-#[derive(Serialize)]
-struct Answer {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TransactionAnswer")]
+pub(super) struct Answer {
     /// None if nothing was to be written.
     version: Option<u64>,
     etags: BTreeMap<String, String>,

@@ -18,4 +18,6 @@ pub use dialect::{Dialect, Google, GoogleLegacy, ProblemJson};
 pub use document::{Document, InvalidDocument};
 pub use etag::{MalformedTags, RequestTag, TagList};
 pub use problem::Problem;
+#[cfg(feature = "axum")]
+pub(crate) use problem::ProblemMembers;
 pub use reason::{ProblemReason, StaleStatus};

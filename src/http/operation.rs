@@ -6,6 +6,8 @@ use crate::operation::OperationInfo;
 
 /// The operation that is in the way; of one that leases a key only its name.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "axum", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "axum", schemars(rename = "OperationInTheWay"))]
 pub(super) struct Operation {
     id: String,
     kind: String,
@@ -15,6 +17,8 @@ pub(super) struct Operation {
 
 /// How far it has come.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "axum", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "axum", schemars(rename = "OperationState"))]
 struct State {
     scope: String,
     status: &'static str,

@@ -10,6 +10,8 @@ use std::time::Duration;
 use ::http::StatusCode;
 use serde::Serialize;
 
+#[cfg(feature = "axum")]
+pub(crate) use self::members::Members as ProblemMembers;
 use self::members::{Advice, Current, Expected, Holder, Members, Shared, time};
 use super::conditional::Conditions;
 use super::document::Document;

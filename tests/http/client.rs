@@ -45,10 +45,14 @@ impl Client {
     }
 
     pub(crate) async fn send_async(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.expect("never fails");
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.expect("a body in memory");
-        Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.into() }
+        let answer =
+            Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.into() };
+        crate::openapi::check(method.as_str(), &path, &answer);
+        answer
     }
 
     pub(crate) fn call(

@@ -12,6 +12,7 @@ mod idempotency;
 mod leases;
 mod many;
 mod metrics;
+mod openapi;
 mod operations;
 mod pages;
 mod patches;

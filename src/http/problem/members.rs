@@ -15,16 +15,20 @@ use crate::version::{EntityTag, Lineage};
 
 /// The members of the document, boxed so that a `Result` with a problem stays small.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Members {
+#[cfg_attr(feature = "axum", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "axum", schemars(rename = "Problem"))]
+pub(crate) struct Members {
     #[serde(rename = "type")]
     pub(super) kind: String,
     pub(super) title: &'static str,
     #[serde(serialize_with = "as_number")]
+    #[cfg_attr(feature = "axum", schemars(with = "u16"))]
     pub(super) status: StatusCode,
     pub(super) detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) instance: Option<String>,
     #[serde(serialize_with = "as_name")]
+    #[cfg_attr(feature = "axum", schemars(with = "String"))]
     pub(super) reason: ProblemReason,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) collection: Option<String>,
@@ -61,6 +65,7 @@ pub(super) struct Members {
     pub(super) retry: Option<Advice>,
     /// Of a transaction: all of them, this one first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "axum", schemars(with = "Vec<Members>"))]
     pub(super) conflicts: Vec<Problem>,
     /// Whose error it is, in dialects that say so.
     #[serde(skip)]
@@ -73,6 +78,7 @@ pub(super) struct Members {
 
 /// What the caller relied on.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "axum", derive(schemars::JsonSchema))]
 pub(super) struct Expected {
     /// As they were sent.
     pub(super) tags: Vec<String>,
@@ -82,6 +88,7 @@ pub(super) struct Expected {
 
 /// Keys of entities that have the same key in an index.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "axum", derive(schemars::JsonSchema))]
 pub(super) struct Shared {
     pub(super) index: String,
     pub(super) value: String,
@@ -97,6 +104,7 @@ impl From<Duplicate> for Shared {
 
 /// The entity that holds the key of a unique index.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "axum", derive(schemars::JsonSchema))]
 pub(super) struct Holder {
     pub(super) key: String,
     #[serde(flatten)]
@@ -105,6 +113,7 @@ pub(super) struct Holder {
 
 /// What is there instead.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "axum", derive(schemars::JsonSchema))]
 pub(super) struct Current {
     pub(super) version: u64,
     pub(super) etag: String,
@@ -115,6 +124,7 @@ pub(super) struct Current {
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
+#[cfg_attr(feature = "axum", derive(schemars::JsonSchema))]
 pub(super) struct Advice {
     pub(super) advice: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
