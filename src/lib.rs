@@ -104,6 +104,9 @@ mod sync;
 pub mod http;
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(all(feature = "axum", any(doc, doctest)))]
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
 #[cfg(feature = "testing")]
 mod decoders;
 
