@@ -12,7 +12,7 @@ use super::service::Service;
 use crate::batch::Batch;
 use crate::collection::Collection;
 use crate::error::Error;
-use crate::http::{Conditions, Document, Problem, ProblemMembers};
+use crate::http::{Document, Problem, ProblemMembers};
 use crate::precondition::Precondition;
 use crate::version::Version;
 use crate::write::{Verb, Write};
@@ -72,7 +72,7 @@ impl Service {
             }));
         }
         let before = self.store.inner.journal.position();
-        let before = before.map_err(|error| self.failure(&error, &Conditions::default()))?;
+        let before = before.map_err(|error| self.refusal(&error))?;
         let mut batch = self.store.batch();
         for ((place, entry), outcome) in entries.iter().enumerate().zip(&outcomes) {
             if outcome.is_ok()
@@ -82,7 +82,7 @@ impl Service {
             }
         }
         let landed = batch.await;
-        let landed = landed.map_err(|error| self.failure(&error, &Conditions::default()))?;
+        let landed = landed.map_err(|error| self.refusal(&error))?;
         // A version from before this request is that of a first try.
         let is_replayed = |version: &Version| version.get() <= before;
         let replayed = landed.iter().flatten().any(is_replayed);

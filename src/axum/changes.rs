@@ -13,20 +13,14 @@ use serde_json::value::RawValue;
 use tokio::sync::SemaphorePermit;
 
 use super::events::Events;
-use super::path::{collection_name, malformed, number, parameters, wait_of};
+use super::path::{collection_name, limit_of, malformed, parameters, wait_of};
+use super::read::PAGE_BYTES;
 use super::response;
 use super::service::Service;
 use crate::feed::{ChangeKind, Commit, Feed};
 use crate::http::{Document, Problem};
 use crate::store::Store;
 use crate::version::Cursor;
-
-/// Changes of a page unless the request says otherwise, and at most.
-const PAGE: usize = 100;
-const MOST: usize = 1_000;
-
-/// A page ends after the commit that takes it past this many bytes of values.
-const PAGE_BYTES: usize = 4 << 20;
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Changes")]
@@ -78,7 +72,7 @@ impl Service {
         if streams && (limit.is_some() || wait.is_some()) {
             return Err(malformed("a stream of events has no limit and no wait_ms"));
         }
-        let limit = number(limit, "limit", 1, MOST as u64)?.unwrap_or(PAGE as u64);
+        let limit = limit_of(limit)?;
         let wait = wait_of(wait)?;
         let since = since.as_deref().map(cursor).transpose()?;
         let last = last_event(&request.headers)?.filter(|_| streams);
@@ -100,7 +94,7 @@ impl Service {
                 Events::answer(self.store.clone(), feed, first, stop, path.to_owned(), place)
             }
             false => {
-                let found = self.found(&mut feed, limit as usize, wait, slot).await?;
+                let found = self.found(&mut feed, limit, wait, slot).await?;
                 response::json(page(&self.store, &found.told, found.cursor))
             }
         };
@@ -142,7 +136,7 @@ impl Service {
         Ok(found)
     }
 
-    /// Takes what there is now into the page.
+    /// Takes what there is now into the page, which ends after a whole commit.
     fn gather(
         &self,
         feed: &mut Feed,

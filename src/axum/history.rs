@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::response;
 use super::service::{Service, Steady, no_document};
 use crate::history::HistoryEntry;
-use crate::http::{Conditions, Document, Problem};
+use crate::http::{Document, Problem};
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "History")]
@@ -39,7 +39,7 @@ impl Service {
     ) -> Result<Response, Problem> {
         let documents = self.existing(steady, collection)?;
         let history = documents.history(key);
-        let history = history.map_err(|error| self.failure(&error, &Conditions::default()))?;
+        let history = history.map_err(|error| self.refusal(&error))?;
         if history.is_empty() {
             return Err(no_document(collection, key));
         }

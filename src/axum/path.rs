@@ -10,6 +10,10 @@ use crate::http::{Problem, ProblemReason};
 /// The most bytes of a key.
 const KEY_BYTES: usize = 512;
 
+/// Items of a page unless the request says otherwise, and at most.
+const ITEMS: u64 = 100;
+const MOST_ITEMS: u64 = 1_000;
+
 /// The longest that a request waits for something to happen.
 const MOST_WAIT_MS: u64 = 60_000;
 
@@ -140,7 +144,7 @@ pub(super) fn parameters<const N: usize>(
 ///
 /// # Errors
 /// 400 for what is no number from `least` to `most`.
-pub(super) fn number(
+fn number(
     value: Option<String>,
     name: &str,
     least: u64,
@@ -150,6 +154,15 @@ pub(super) fn number(
     let number = text.parse().ok().filter(|number| (least..=most).contains(number));
     let wrong = || malformed(format!("{name} is a number from {least} to {most}"));
     number.map(Some).ok_or_else(wrong)
+}
+
+/// How many items a page has at most, as its `limit` says.
+///
+/// # Errors
+/// 400.
+pub(super) fn limit_of(value: Option<String>) -> Result<usize, Problem> {
+    let limit = number(value, "limit", 1, MOST_ITEMS)?.unwrap_or(ITEMS);
+    Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// How long a request waits for something to happen, as its `wait_ms` says; by default not.

@@ -9,20 +9,16 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::path::{malformed, parameters};
+use super::path::{limit_of, parameters};
 use super::request::conditions;
 use super::response;
 use super::service::{Service, Steady, no_document};
 use crate::entity::Entity;
-use crate::http::{Conditions, Document, Problem, Verdict};
-
-/// Items of a page unless the request says otherwise, and at most.
-const PAGE: usize = 100;
-const MOST: usize = 1_000;
+use crate::http::{Document, Problem, Verdict};
 
 /// A page ends after the item that takes it past this many bytes of values, so that large
 /// documents do not add up to an answer that nobody can hold.
-const PAGE_BYTES: usize = 4 << 20;
+pub(super) const PAGE_BYTES: usize = 4 << 20;
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Documents")]
@@ -76,11 +72,7 @@ impl Service {
     ) -> Result<Response, Problem> {
         let [prefix, after, limit] = parameters(query, ["prefix", "after", "limit"])?;
         let prefix = prefix.unwrap_or_default();
-        let limit = match limit.as_deref().map(str::parse) {
-            None => PAGE,
-            Some(Ok(limit @ 1..=MOST)) => limit,
-            Some(_) => return Err(malformed(format!("limit is a number from 1 to {MOST}"))),
-        };
+        let limit = limit_of(limit)?;
         let documents = self.existing(steady, collection)?;
         let start = match &after {
             Some(after) if *after >= prefix => Bound::Excluded(after),
@@ -88,8 +80,7 @@ impl Service {
         };
         let (mut found, mut bytes, mut more) = (Vec::new(), 0_usize, false);
         for item in documents.range::<String>((start, Bound::Unbounded)) {
-            let (key, entity) =
-                item.map_err(|error| self.failure(&error, &Conditions::default()))?;
+            let (key, entity) = item.map_err(|error| self.refusal(&error))?;
             if !key.starts_with(&prefix) {
                 break;
             }

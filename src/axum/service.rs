@@ -47,7 +47,7 @@ pub(super) async fn handle(State(service): State<Arc<Service>>, mut request: Req
     let answer = async {
         let slot = service.admit(&mut request)?;
         trace::actor(request.headers());
-        service.answer(&service, request, &path, slot).await
+        service.answer(request, &path, slot).await
     };
     let answer = answer.instrument(span.clone()).await;
     let refusal = answer.as_ref().err().map(|problem| problem.reason().as_str());
@@ -74,8 +74,7 @@ impl Service {
     }
 
     async fn answer(
-        &self,
-        shared: &Arc<Service>,
+        self: &Arc<Self>,
         request: Request,
         path: &str,
         slot: SemaphorePermit<'_>,
@@ -102,7 +101,7 @@ impl Service {
             (Resource::Transactions, &Method::POST) => self.transaction(request).await,
             (Resource::Collections, &Method::GET | &Method::HEAD) => self.collections(),
             (Resource::Collection(name), &Method::PUT) => {
-                Arc::clone(shared).set_collection(&name, request).await
+                Arc::clone(self).set_collection(&name, request).await
             }
             (Resource::Collection(name), &Method::POST) => self.post(&name, request, path).await,
             (Resource::Document { collection, key }, &Method::GET | &Method::HEAD) => {

@@ -42,7 +42,7 @@ const TRIES: u32 = 200;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct CollectionSettings {
     /// The JSON Pointers of its unique indexes.
-    #[schemars(length(max = 16), inner(regex(pattern = POINTER)))]
+    #[schemars(length(max = INDEXES), inner(regex(pattern = POINTER)))]
     pub(super) unique: Vec<String>,
     /// How many earlier versions of each document it keeps.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,11 +65,11 @@ pub(super) struct KindSettings {
     pub(super) shared_scope: Option<bool>,
     /// What is said to whom an operation of this kind stands in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1_000), extend("pattern" = LINE))]
+    #[schemars(length(max = WORDING), extend("pattern" = LINE))]
     pub(super) message: Option<String>,
     /// Whose error that is, in dialects that name one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1_000), extend("pattern" = LINE))]
+    #[schemars(length(max = WORDING), extend("pattern" = LINE))]
     pub(super) domain: Option<String>,
 }
 

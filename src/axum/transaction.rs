@@ -14,7 +14,7 @@ use super::response;
 use super::service::Service;
 use crate::conflict::Conflict;
 use crate::error::{Error, Result as StoreResult};
-use crate::http::{Conditions, Problem};
+use crate::http::Problem;
 use crate::precondition::Precondition;
 use crate::transact::{Once, Transaction};
 use crate::version::Version;
@@ -68,7 +68,7 @@ impl Service {
                 Ok(response::replayed(self.landed(&entries, Some(version)), true))
             }
             Err(Error::Conflict(conflict)) => Err(self.conflicts(&entries, conflict)),
-            Err(error) => Err(self.failure(&error, &Conditions::default())),
+            Err(error) => Err(self.refusal(&error)),
         }
     }
 

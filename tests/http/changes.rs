@@ -13,7 +13,7 @@ use ifmatch::{Json, Limits, Precondition, Store};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::client::{Client, request, waits};
+use crate::client::{Client, block_on, request, waits};
 
 const EVENTS: (&str, &str) = ("accept", "text/event-stream");
 
@@ -42,10 +42,6 @@ fn together(store: &Store, keys: &[&str]) {
         Ok(())
     };
     store.transact(put).commit().unwrap();
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
 }
 
 #[test]

@@ -40,8 +40,7 @@ impl Client {
     }
 
     pub(crate) fn send(&self, request: Request<Body>) -> Answer {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        runtime.expect("a runtime").block_on(self.send_async(request))
+        block_on(self.send_async(request))
     }
 
     pub(crate) async fn send_async(&self, request: Request<Body>) -> Answer {
@@ -116,6 +115,10 @@ pub(crate) fn request(
         request = request.header(*name, *value);
     }
     request.body(Body::from(body.to_owned())).expect("a request")
+}
+
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
 }
 
 /// Checks that a future is not done, and has it wait.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Client, JSON, OVERWRITE, request, waits};
+use crate::client::{Answer, Client, JSON, OVERWRITE, block_on, request, waits};
 use ifmatch::Store;
 use ifmatch::axum::{RouterOptions, Stop};
 use ifmatch::testing::MemoryDisk;
@@ -180,8 +180,7 @@ fn who_waits_is_told_of_the_end_and_keeps_nobody_out() {
     let client = Client::new(Store::in_memory(), options);
     let (path, token) = begun(&client, "a");
     let wait = format!("{path}?wait_ms=60000");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let told = runtime.block_on(async {
+    let told = block_on(async {
         let mut waiting = pin!(client.send_async(request("GET", &wait, &[], "")));
         waits(waiting.as_mut()).await;
         let write = format!("/collections/shifts/s-17{OVERWRITE}");
@@ -204,8 +203,7 @@ fn who_waits_is_told_how_far_it_is_when_the_server_stops() {
     let client = Client::new(Store::in_memory(), RouterOptions::default().stop(&stop));
     let (path, _) = begun(&client, "a");
     let wait = format!("{path}?wait_ms=60000");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let told = runtime.block_on(async {
+    let told = block_on(async {
         let mut waiting = pin!(client.send_async(request("GET", &wait, &[], "")));
         waits(waiting.as_mut()).await;
         stop.stop();
