@@ -13,7 +13,7 @@ use crate::map::{KeyBuf, Map, State};
 use crate::options::Limits;
 use crate::parallel::in_parts;
 use crate::recovery::{Stored, StoredCollection};
-use crate::store::Inner;
+use crate::store::{Inner, Store};
 use crate::sync::{AtomicBool, AtomicU64};
 use crate::unique::Unique;
 
@@ -77,6 +77,11 @@ impl<K, V> std::fmt::Debug for Collection<K, V> {
 impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
     pub(crate) fn new(store: Arc<Inner>, state: Arc<CollectionState<V>>) -> Collection<K, V> {
         Collection { store, state, key: PhantomData }
+    }
+
+    /// The store that it is of.
+    pub fn store(&self) -> Store {
+        Store { inner: Arc::clone(&self.store) }
     }
 
     /// The name.

@@ -118,9 +118,6 @@ impl<V> Tagged<V> {
 
 impl<V: Serialize> IntoResponse for Tagged<V> {
     fn into_response(self) -> Response {
-        if self.status == StatusCode::NOT_MODIFIED {
-            return response::unchanged(self.tag);
-        }
         let body = match serde_json::to_vec(self.entity.value()) {
             Ok(body) => body,
             Err(error) => {
@@ -128,6 +125,9 @@ impl<V: Serialize> IntoResponse for Tagged<V> {
                 return Problem::new(ProblemReason::Internal, detail).into_response();
             }
         };
+        if self.status == StatusCode::NOT_MODIFIED {
+            return response::not_modified(self.tag, body.len());
+        }
         let mut answer = response::with_metadata(self.status, self.tag, &self.entity);
         let json = HeaderValue::from_static("application/json");
         answer.headers_mut().insert(header::CONTENT_TYPE, json);

@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::response;
-use super::service::{Service, Steady, no_document};
+use super::served::no_document;
+use super::service::{Service, Steady};
 use crate::history::HistoryEntry;
 use crate::http::{Document, Problem};
 

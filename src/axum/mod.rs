@@ -6,6 +6,7 @@ mod changes;
 mod entry;
 mod events;
 mod extract;
+mod front;
 mod history;
 mod lease;
 mod metrics;
@@ -14,8 +15,11 @@ mod operation;
 mod patch;
 mod path;
 mod read;
+mod representation;
 mod request;
+mod resource;
 mod response;
+mod served;
 mod service;
 mod settings;
 mod stop;
@@ -39,6 +43,7 @@ use metrics::Metrics;
 
 pub use answer::{Refusal, Tagged};
 pub use extract::IdempotencyKey;
+pub use resource::resource;
 pub use settings::open_collections;
 
 pub use stop::Stop;
@@ -74,6 +79,9 @@ pub use tokens::{Tokens, TokensError};
 /// types only the key is told, as text. The store's own collections are not shown. Of a store in
 /// memory the feed begins with the router, unless the [builder](crate::StoreBuilder::feed) says
 /// that it begins before.
+///
+/// Who writes is the extension [`Actor`](crate::Actor) that the application's own authentication
+/// has put into the request; without one, whoever `Ifmatch-Actor` says.
 ///
 /// `GET /healthz` is 503 once the store's disk has failed. `GET /metrics` is what Prometheus reads:
 /// requests by method and class of status, refusals and conflicts by reason.

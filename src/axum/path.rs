@@ -235,7 +235,11 @@ fn identified(segment: &str) -> Result<String, Problem> {
     operation_id(decode(segment)?)
 }
 
-fn keyed(segment: &str) -> Result<String, Problem> {
+/// A key, as a segment of a path.
+///
+/// # Errors
+/// 400.
+pub(super) fn keyed(segment: &str) -> Result<String, Problem> {
     let key = decode(segment)?;
     check_key(&key).map_err(malformed)?;
     Ok(key)

@@ -3,18 +3,20 @@
 use std::ops::Bound;
 
 use ::axum::response::Response;
-use ::http::StatusCode;
 use ::http::request::Parts;
+use ::http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::path::{limit_of, parameters};
+use super::representation::Representation;
 use super::request::conditions;
 use super::response;
-use super::service::{Service, Steady, no_document};
+use super::served::Served;
+use super::service::{Service, Steady};
 use crate::entity::Entity;
-use crate::http::{Document, Problem, Verdict};
+use crate::http::{Conditions, Document, Problem, Verdict};
 
 /// A page ends after the item that takes it past this many bytes of values, so that large
 /// documents do not add up to an answer that nobody can hold.
@@ -39,6 +41,13 @@ struct Item<'a> {
     value: Option<&'a RawValue>,
 }
 
+/// What a page is asked for.
+pub(super) struct Asked {
+    prefix: String,
+    after: Option<String>,
+    limit: usize,
+}
+
 impl Service {
     /// `GET /collections/{collection}/{key}`.
     pub(super) fn get(
@@ -49,18 +58,7 @@ impl Service {
         request: &Parts,
     ) -> Result<Response, Problem> {
         let conditions = conditions(&request.headers)?;
-        let documents = self.existing(steady, collection)?;
-        let found = documents.get(key).map_err(|error| self.failure(&error, &conditions))?;
-        let entity = found.ok_or_else(|| no_document(collection, key))?;
-        let (lineage, current) = (self.store.lineage(), entity.metadata());
-        let tag = self.tag(entity.version());
-        match conditions.evaluate(&request.method, lineage, Some(current)) {
-            Verdict::Proceed => Ok(response::document(StatusCode::OK, tag, &entity)),
-            Verdict::NotModified => Ok(response::not_modified(tag, &entity)),
-            Verdict::PreconditionFailed => {
-                Err(Problem::failed_read(&conditions, lineage, current).on(collection, key))
-            }
-        }
+        self.served(self.existing(steady, collection)?).get(key, &conditions)
     }
 
     /// `GET /collections/{collection}?prefix=&after=&limit=`.
@@ -70,41 +68,80 @@ impl Service {
         collection: &str,
         query: Option<&str>,
     ) -> Result<Response, Problem> {
+        let page = Asked::of(query)?;
+        self.served(self.existing(steady, collection)?).list(&page)
+    }
+}
+
+impl Asked {
+    /// # Errors
+    /// 400.
+    pub(super) fn of(query: Option<&str>) -> Result<Asked, Problem> {
         let [prefix, after, limit] = parameters(query, ["prefix", "after", "limit"])?;
-        let prefix = prefix.unwrap_or_default();
-        let limit = limit_of(limit)?;
-        let documents = self.existing(steady, collection)?;
+        Ok(Asked { prefix: prefix.unwrap_or_default(), after, limit: limit_of(limit)? })
+    }
+}
+
+impl<V: Representation> Served<'_, V> {
+    /// The entity, unless the caller has it.
+    ///
+    /// # Errors
+    /// 404, 412, and if the store cannot be read.
+    pub(super) fn get(&self, key: &str, conditions: &Conditions) -> Result<Response, Problem> {
+        let found = self.entities.get(key).map_err(|error| self.failure(&error, conditions))?;
+        let entity = found.ok_or_else(|| self.absent(key))?;
+        let (lineage, current) = (self.lineage(), entity.metadata());
+        let tag = self.tag(entity.version());
+        match conditions.evaluate(&Method::GET, lineage, Some(current)) {
+            Verdict::Proceed => response::entity(StatusCode::OK, tag, &entity),
+            Verdict::NotModified => Ok(response::not_modified(tag, entity.show()?.json().len())),
+            Verdict::PreconditionFailed => {
+                let problem = Problem::failed_read(conditions, lineage, current);
+                Err(problem.on(self.entities.name(), key))
+            }
+        }
+    }
+
+    /// A page of entities in the order of their keys.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(super) fn list(&self, page: &Asked) -> Result<Response, Problem> {
+        let Asked { prefix, after, limit } = page;
         let start = match &after {
-            Some(after) if *after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(&prefix),
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
         };
         let (mut found, mut bytes, mut more) = (Vec::new(), 0_usize, false);
-        for item in documents.range::<String>((start, Bound::Unbounded)) {
-            let (key, entity) = item.map_err(|error| self.refusal(&error))?;
-            if !key.starts_with(&prefix) {
+        for item in self.entities.range::<String>((start, Bound::Unbounded)) {
+            let (key, entity) =
+                item.map_err(|error| self.failure(&error, &Conditions::default()))?;
+            if !key.starts_with(&**prefix) {
                 break;
             }
-            if found.len() == limit || bytes > PAGE_BYTES {
+            if found.len() == *limit || bytes > PAGE_BYTES {
                 more = true;
                 break;
             }
-            bytes = bytes.saturating_add(entity.json().len());
-            found.push((key, entity));
+            let document = entity.show()?;
+            bytes = bytes.saturating_add(document.json().len());
+            found.push((key, entity, document));
         }
-        let items: Vec<_> = found.iter().map(|(key, entity)| self.item(key, entity)).collect();
+        let items = found.iter().map(|(key, entity, shown)| self.item(key, entity, shown));
+        let items: Vec<_> = items.collect();
         let next = items.last().map(|item| item.key).filter(|_| more);
         // Serializing strings and numbers into a string does not fail.
         Ok(response::json(serde_json::to_string(&Page { items, next }).unwrap_or_default()))
     }
 
-    fn item<'a>(&self, key: &'a str, entity: &'a Entity<Document>) -> Item<'a> {
+    fn item<'a>(&self, key: &'a str, entity: &'a Entity<V>, document: &'a Document) -> Item<'a> {
         Item {
             key,
             version: entity.version().get(),
             etag: self.tag(entity.version()).to_string(),
             written_by: entity.written_by(),
             written_at: humantime::format_rfc3339_millis(entity.written_at()).to_string(),
-            value: entity.raw(),
+            value: document.raw(),
         }
     }
 }

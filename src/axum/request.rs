@@ -12,7 +12,7 @@ use serde_json::Number;
 use super::RouterOptions;
 use super::path::{malformed, parameters};
 use crate::collection::Collection;
-use crate::http::{Conditions, Document, Problem, ProblemReason};
+use crate::http::{Conditions, Problem, ProblemReason};
 use crate::precondition::Precondition;
 use crate::version::{Lineage, Version};
 use crate::write::Write;
@@ -73,12 +73,15 @@ impl Intent {
     }
 
     /// Adds to a write what does not depend on its kind.
-    pub(super) fn apply<'a, O>(
+    pub(super) fn apply<'a, V, O>(
         &self,
-        mut write: Write<'a, String, Document, O>,
-        documents: &Collection<String, Document>,
+        mut write: Write<'a, String, V, O>,
+        entities: &Collection<String, V>,
         key: &str,
-    ) -> Write<'a, String, Document, O> {
+    ) -> Write<'a, String, V, O>
+    where
+        V: Send + Sync + 'static,
+    {
         if let Some(actor) = &self.actor {
             write = write.by(actor);
         }
@@ -86,7 +89,7 @@ impl Intent {
             write = write.operation_id(id);
         }
         match self.lease {
-            Some(token) => write.holding(&documents.lease_with_token(key, token)),
+            Some(token) => write.holding(&entities.lease_with_token(key, token)),
             None => write,
         }
     }
@@ -141,18 +144,6 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
     let only = types.next().filter(|_| types.next().is_none());
     let media_type = only.and_then(|value| value.to_str().ok()).unwrap_or_default();
     Ok(media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
-}
-
-/// Takes in a document.
-///
-/// # Errors
-/// 413, 408, and 400 if it is no JSON.
-pub(super) async fn document(
-    request: Request,
-    options: &RouterOptions,
-) -> Result<Document, Problem> {
-    let bytes = body(request, options).await?;
-    Document::from_bytes(bytes.into()).map_err(|error| malformed(error.to_string()))
 }
 
 /// Takes in members of a JSON object. No body at all is an object without members.

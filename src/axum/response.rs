@@ -6,6 +6,7 @@ use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
+use super::representation::Representation;
 use crate::entity::Entity;
 use crate::http::{Dialect, Document, Problem};
 use crate::version::{EntityTag, Version};
@@ -15,34 +16,35 @@ const WRITTEN_BY: HeaderName = HeaderName::from_static("ifmatch-written-by");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// A document and all that is known of it.
-pub(super) fn document(status: StatusCode, tag: EntityTag, entity: &Entity<Document>) -> Response {
-    let body = Bytes::from_owner(entity.value().clone());
+/// An entity and all that is known of it.
+///
+/// # Errors
+/// 500 if its value has no representation.
+pub(super) fn entity<V: Representation>(
+    status: StatusCode,
+    tag: EntityTag,
+    entity: &Entity<V>,
+) -> Result<Response, Problem> {
+    let body = Bytes::from_owner(entity.show()?);
     let mut response = with_metadata(status, tag, entity);
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     *response.body_mut() = Body::from(body);
-    response
+    Ok(response)
 }
 
-/// What is known of a document, without it: the caller prefers that.
-pub(super) fn minimal(status: StatusCode, tag: EntityTag, entity: &Entity<Document>) -> Response {
+/// What is known of an entity, without it: the caller prefers that.
+pub(super) fn minimal<V>(status: StatusCode, tag: EntityTag, entity: &Entity<V>) -> Response {
     let mut response = with_metadata(status, tag, entity);
     let applied = HeaderValue::from_static("return=minimal");
     response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     response
 }
 
-/// 304: the caller has the document already.
-pub(super) fn not_modified(tag: EntityTag, entity: &Entity<Document>) -> Response {
-    let mut response = unchanged(tag);
-    response.headers_mut().insert(header::CONTENT_LENGTH, entity.json().len().into());
-    response
-}
-
-/// 304, without the length of what is there.
-pub(super) fn unchanged(tag: EntityTag) -> Response {
+/// 304: the caller has it already. Without a length axum would say that it is 0.
+pub(super) fn not_modified(tag: EntityTag, length: usize) -> Response {
     let mut response = empty(StatusCode::NOT_MODIFIED);
+    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     insert_tag(response.headers_mut(), tag);
     revalidate(response.headers_mut());
     response
@@ -100,12 +102,13 @@ pub(super) fn problem(problem: &Problem, dialect: &dyn Dialect) -> Response {
 }
 
 /// Adds where the created document is.
-pub(super) fn located(mut response: Response, location: &str) -> Response {
-    // Paths come from a URI or are encoded: they are header values.
-    if let Ok(location) = HeaderValue::from_str(location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
+pub(super) fn located(response: Response, path: &str) -> Response {
+    with_path(response, header::LOCATION, path)
+}
+
+/// Says that the body is what a `GET` of the path would give (RFC 9110 section 8.7).
+pub(super) fn content_of(response: Response, path: &str) -> Response {
+    with_path(response, header::CONTENT_LOCATION, path)
 }
 
 /// Says whether this is the answer of a write that had landed before (G5).
@@ -138,6 +141,14 @@ pub(super) fn with_metadata<V>(status: StatusCode, tag: EntityTag, entity: &Enti
 pub(super) fn empty(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
+    response
+}
+
+fn with_path(mut response: Response, header: HeaderName, path: &str) -> Response {
+    // Paths come from a URI or are encoded: they are header values.
+    if let Ok(path) = HeaderValue::from_str(path) {
+        response.headers_mut().insert(header, path);
+    }
     response
 }
 

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use ::axum::extract::{OriginalUri, Request, State};
+use ::axum::extract::{Request, State};
 use ::axum::response::Response;
 use ::http::Method;
 use tokio::sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, SemaphorePermit};
 use tracing::Instrument;
 
 use super::RouterOptions;
+use super::front::{Begun, admit, overloaded};
 use super::metrics::Metrics;
 use super::patch::ACCEPTED;
 use super::path::Resource;
 use super::response;
+use super::served::Served;
 use super::trace;
 use crate::collection::Collection;
 use crate::conflict::{Conflict, Reason};
@@ -41,38 +43,21 @@ pub(super) struct Service {
 pub(super) type Steady<'a> = RwLockReadGuard<'a, ()>;
 
 pub(super) async fn handle(State(service): State<Arc<Service>>, mut request: Request) -> Response {
-    let (path, method) = (original_path(&request), request.method().clone());
-    let (span, timers) = (trace::request(&method, &path), &service.store.inner.service);
-    let begun = timers.now();
+    let (options, timers) = (&service.options, &service.store.inner.service);
+    let begun = Begun::of(&request, timers);
     let answer = async {
-        let slot = service.admit(&mut request)?;
-        trace::actor(request.headers());
-        service.answer(request, &path, slot).await
+        let slot = admit(&mut request, options, &service.slots)?;
+        service.answer(request, &begun.path, slot).await
     };
-    let answer = answer.instrument(span.clone()).await;
+    let answer = answer.instrument(begun.span.clone()).await;
     let refusal = answer.as_ref().err().map(|problem| problem.reason().as_str());
-    let dialect = &*service.options.dialect;
-    let answer = answer.unwrap_or_else(|problem| response::problem(&problem.at(path), dialect));
-    trace::answered(&span, answer.status(), timers.now().saturating_sub(begun));
+    let method = begun.method.clone();
+    let answer = begun.end(answer, options, timers);
     service.metrics.answered(&method, answer.status(), refusal);
     answer
 }
 
 impl Service {
-    /// A place among those that are worked on, for whoever has a token if one is needed.
-    ///
-    /// # Errors
-    /// 401, 403 and 503.
-    fn admit(&self, request: &mut Request) -> Result<SemaphorePermit<'_>, Problem> {
-        if let Some(tokens) = &self.options.tokens
-            && request.uri().path() != "/healthz"
-        {
-            tokens.admit(request.headers_mut())?;
-        }
-        let full = |_| overloaded("too many requests are under way; nothing was done");
-        self.slots.try_acquire().map_err(full)
-    }
-
     async fn answer(
         self: &Arc<Self>,
         request: Request,
@@ -140,11 +125,7 @@ impl Service {
             (Resource::OperationStep { kind, id, step }, &Method::POST) => {
                 self.step(&kind, &id, step, request).await
             }
-            (_, method) => {
-                let detail = format!("{method} is not done here; use one of {methods}");
-                let problem = Problem::new(ProblemReason::MethodNotAllowed, detail);
-                Err(problem.allowing(methods))
-            }
+            (_, method) => Err(Problem::not_allowed(method, methods)),
         }
     }
 
@@ -194,6 +175,10 @@ impl Service {
         Err(Problem::new(ProblemReason::NotFound, detail))
     }
 
+    pub(super) fn served(&self, documents: Collection<String, Document>) -> Served<'_, Document> {
+        Served { entities: documents, options: &self.options, service: Some(self) }
+    }
+
     pub(super) fn failure(&self, error: &Error, conditions: &Conditions) -> Problem {
         let stale = match error.conflict() {
             Some(conflict) => {
@@ -224,24 +209,5 @@ impl Service {
 
     pub(super) fn tag(&self, version: Version) -> EntityTag {
         self.store.tag(version)
-    }
-}
-
-/// A 503.
-fn overloaded(detail: &str) -> Problem {
-    Problem::new(ProblemReason::Overloaded, detail)
-}
-
-/// A 404 for a key without a document.
-pub(super) fn no_document(collection: &str, key: &str) -> Problem {
-    let detail = format!("there is no document {collection}/{key}; check the key, or create it");
-    Problem::new(ProblemReason::NotFound, detail).on(collection, key)
-}
-
-/// The path as the client sent it, also where the router is nested.
-fn original_path(request: &Request) -> String {
-    match request.extensions().get::<OriginalUri>() {
-        Some(OriginalUri(uri)) => uri.path().to_owned(),
-        None => request.uri().path().to_owned(),
     }
 }

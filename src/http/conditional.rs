@@ -7,9 +7,11 @@ use ::http::Method;
 use ::http::header::{self, HeaderMap, HeaderName};
 
 use super::etag::{MalformedTags, TagList};
+use super::problem::Problem;
 use crate::entity::Metadata;
 use crate::precondition::{Precondition, decide};
 use crate::version::{EntityTag, Lineage, Version};
+use crate::write::{Unconditioned, Write};
 
 /// The conditional headers of one request (RFC 9110 section 13.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,6 +135,32 @@ impl Conditions {
             (None, None) => None,
         };
         first.into_iter().collect()
+    }
+}
+
+impl<'a, K, V, O> Write<'a, K, V, O, Unconditioned> {
+    /// Under what the headers of a request say.
+    ///
+    /// ```
+    /// use ifmatch::axum::{Refusal, Tagged};
+    /// use ifmatch::{Collection, http::Conditions};
+    ///
+    /// async fn replace(
+    ///     rooms: Collection<String, u32>,
+    ///     seats: u32,
+    ///     conditions: Conditions,
+    /// ) -> Result<Tagged<u32>, Refusal> {
+    ///     let written = rooms.put("r-1", seats).conditions(&conditions)?.await?;
+    ///     Ok(Tagged::written(&rooms, &written))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// 428 if they name no condition that applies to writes (G6).
+    pub fn conditions(self, conditions: &Conditions) -> Result<Write<'a, K, V, O>, Problem> {
+        let mut list = conditions.preconditions(self.request.store.lineage).into_iter();
+        let first = list.next().ok_or_else(Problem::precondition_required)?;
+        Ok(list.fold(self.condition(first), Write::condition))
     }
 }
 

@@ -60,6 +60,12 @@ impl Document {
         }
     }
 
+    /// What a serializer has written.
+    #[cfg(feature = "axum")]
+    pub(crate) fn serialized(json: String) -> Document {
+        Document { json: json.into() }
+    }
+
     /// The text, as it was sent.
     pub fn json(&self) -> &str {
         &self.json

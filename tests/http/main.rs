@@ -17,5 +17,6 @@ mod operations;
 mod pages;
 mod patches;
 mod problems;
+mod resource;
 mod settings;
 mod tokens;

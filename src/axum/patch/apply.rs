@@ -1,5 +1,7 @@
 //! Patches of documents: what is applied to what, and what may come of it.
 
+use std::fmt;
+
 use json_patch::{PatchErrorKind, PatchOperation};
 use serde_json::{Number, Value};
 
@@ -16,10 +18,7 @@ pub(super) enum Patch {
 }
 
 /// Why a patch does not apply to a document.
-#[derive(Debug)]
 pub(super) enum Unpatchable {
-    /// There is no document.
-    Absent,
     /// To this document, as it is.
     State(String),
     /// What would come of it is too large, or nested too deeply.
@@ -89,6 +88,18 @@ impl Patch {
             return Err(Unpatchable::Growth);
         }
         Document::parse(text).map_err(|_| Unpatchable::Growth)
+    }
+}
+
+impl fmt::Display for Unpatchable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unpatchable::State(why) => write!(f, "{why}; read the document again"),
+            Unpatchable::Growth => f.write_str("it would be larger, or deeper, than is taken"),
+            Unpatchable::Inexact => f.write_str(
+                "it has a number with more digits than would be kept; replace it as a whole",
+            ),
+        }
     }
 }
 

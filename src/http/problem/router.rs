@@ -1,10 +1,10 @@
 //! Problems as the router has them: of documents, and of many writes at once.
 
-use ::http::StatusCode;
+use ::http::{Method, StatusCode};
 
-use super::{Current, Problem};
+use super::{Current, Members, Problem};
 use crate::conflict::Reason;
-use crate::entity::Entity;
+use crate::entity::Metadata;
 use crate::http::{Conditions, Document, ProblemReason, StaleStatus};
 use crate::version::Lineage;
 
@@ -23,6 +23,12 @@ impl Problem {
         problem.on(collection, key)
     }
 
+    /// 405.
+    pub(crate) fn not_allowed(method: &Method, methods: &'static str) -> Problem {
+        let detail = format!("{method} is not done here; use one of {methods}");
+        Problem::new(ProblemReason::MethodNotAllowed, detail).allowing(methods)
+    }
+
     /// The problem of a transaction that is refused for each of these. One that would be refused
     /// with another status than the first has 409.
     pub(crate) fn all(problems: Vec<Problem>) -> Problem {
@@ -38,9 +44,24 @@ impl Problem {
 
     /// Shows what is there.
     #[must_use]
-    pub(crate) fn showing(mut self, lineage: Lineage, entity: &Entity<Document>) -> Problem {
-        let value = entity.raw().map(ToOwned::to_owned);
-        self.0.current = Some(Current::new(lineage, entity.metadata(), value));
+    pub(crate) fn showing(
+        mut self,
+        lineage: Lineage,
+        current: &Metadata,
+        value: Option<&Document>,
+    ) -> Problem {
+        self.0.current = Some(Current::new(lineage, current, None));
+        self.valued(value)
+    }
+
+    /// Shows the value of what is there, or of the one that holds an index key.
+    #[must_use]
+    pub(crate) fn valued(mut self, value: Option<&Document>) -> Problem {
+        let Members { current, held_by, .. } = &mut *self.0;
+        let held = held_by.as_mut().and_then(|holder| holder.current.as_mut());
+        if let Some(current) = current.as_mut().or(held) {
+            current.value = value.and_then(Document::raw).map(ToOwned::to_owned);
+        }
         self
     }
 }
