@@ -28,7 +28,7 @@ mod trace;
 mod transaction;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ::axum::Router;
@@ -222,6 +222,7 @@ impl RouterOptions {
             waiting,
             metrics: Metrics::new(),
             settings,
+            described: OnceLock::new(),
             steady,
         };
         // One handler for every path: keys are taken from the path as it was sent, before

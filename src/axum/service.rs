@@ -1,7 +1,8 @@
 //! The one handler: finds the resource and hands the request to what serves it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use ::axum::body::Bytes;
 use ::axum::extract::{Request, State};
 use ::axum::response::Response;
 use ::http::Method;
@@ -33,6 +34,8 @@ pub(super) struct Service {
     pub(super) waiting: Arc<Semaphore>,
     pub(super) metrics: Metrics,
     pub(super) settings: Collection<String, Vec<u8>>,
+    /// Where it is, and what it says.
+    pub(super) described: OnceLock<(String, Bytes)>,
     /// Held by whoever has a handle of a collection, and exclusively by whoever changes what a
     /// collection is: a queue for requests, not a lock of data.
     pub(super) steady: Arc<RwLock<()>>,

@@ -129,6 +129,17 @@ fn tokens_and_the_place_of_the_router_are_described() {
 }
 
 #[test]
+fn refusals_are_described_in_the_dialect_that_they_are_written_in() {
+    let options = RouterOptions::default().dialect(ifmatch::http::Google::default());
+    let client = Client::new(Store::in_memory(), options);
+    let described = client.get("/openapi.json").json();
+    let content = &described["paths"]["/collections"]["get"]["responses"]["503"]["content"];
+    let refused = client.call("PUT", "/collections/c/k", &[JSON], "1");
+    let written: Vec<_> = content.as_object().unwrap().keys().collect();
+    assert_eq!(written, [refused.header("content-type")]);
+}
+
+#[test]
 fn numbers_are_whole_however_they_are_written() {
     let client = Client::in_memory();
     let take = |path: &str, ttl: &str| {

@@ -6,9 +6,10 @@ use ::http::StatusCode;
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
+use super::Schemas;
 use super::parameter::{self, Parameter};
 use crate::conflict::Reason;
-use crate::http::{ProblemReason, StaleStatus};
+use crate::http::{Dialect, ProblemJson, ProblemMembers, ProblemReason, StaleStatus};
 
 #[derive(Clone)]
 pub(super) struct Endpoint {
@@ -35,6 +36,13 @@ struct Answer {
     description: &'static str,
     headers: &'static [&'static str],
     content: Vec<(&'static str, Value)>,
+}
+
+/// How refusals are written, by the dialect.
+pub(super) struct Refusals {
+    media_type: String,
+    /// Of problem documents; others do not say what they look like.
+    schema: Option<Schema>,
 }
 
 /// What any request may be refused for.
@@ -205,7 +213,7 @@ impl Endpoint {
         head
     }
 
-    pub(super) fn describe(&self, problem: &Schema) -> Value {
+    pub(super) fn describe(&self, refusals: &Refusals) -> Value {
         let is_head = self.method == "head";
         let id = if is_head { format!("{}Head", self.id) } else { self.id.to_owned() };
         let parameters: Vec<_> =
@@ -214,7 +222,7 @@ impl Endpoint {
             "operationId": id,
             "summary": self.summary,
             "parameters": parameters,
-            "responses": self.responses(problem, is_head),
+            "responses": self.responses(refusals, is_head),
         });
         if let Some(members) = described.as_object_mut() {
             if self.is_open {
@@ -228,7 +236,7 @@ impl Endpoint {
         described
     }
 
-    fn responses(&self, problem: &Schema, is_head: bool) -> Map<String, Value> {
+    fn responses(&self, written: &Refusals, is_head: bool) -> Map<String, Value> {
         let mut responses = Map::new();
         for (status, answer) in &self.answers {
             let content: Map<_, _> = answer
@@ -251,13 +259,7 @@ impl Endpoint {
             }
         }
         for (status, reasons) in refusals {
-            let schema = json!({
-                "allOf": [problem, { "properties": { "reason": { "enum": reasons } } }],
-            });
-            let content = match is_head {
-                true => json!({}),
-                false => json!({ "application/problem+json": { "schema": schema } }),
-            };
+            let content = if is_head { json!({}) } else { written.content(&reasons) };
             let headers = match status {
                 401 => header_references(["WWW-Authenticate"]),
                 415 => header_references(["Accept-Patch"]),
@@ -270,6 +272,26 @@ impl Endpoint {
             responses.insert(status.to_string(), response);
         }
         responses
+    }
+}
+
+impl Refusals {
+    pub(super) fn of(dialect: &dyn Dialect, schemas: &mut Schemas) -> Refusals {
+        let (media_type, problem) = (dialect.content_type(), ProblemJson.content_type());
+        Refusals {
+            schema: (media_type == problem).then(|| schemas.given::<ProblemMembers>()),
+            media_type: String::from_utf8_lossy(media_type.as_bytes()).into_owned(),
+        }
+    }
+
+    fn content(&self, reasons: &[&str]) -> Value {
+        let schema = match &self.schema {
+            Some(problem) => json!({
+                "allOf": [problem, { "properties": { "reason": { "enum": reasons } } }],
+            }),
+            None => json!(true),
+        };
+        json!({ &*self.media_type: { "schema": schema } })
     }
 }
 

@@ -4,16 +4,15 @@ mod endpoint;
 mod parameter;
 mod paths;
 
+use ::axum::body::Bytes;
 use ::axum::response::Response;
-use ::http::StatusCode;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use self::endpoint::Endpoint;
-use super::response;
+use self::endpoint::{Endpoint, Refusals};
 use super::service::Service;
-use crate::http::ProblemMembers;
+use super::{RouterOptions, response};
 
 /// Patterns of what the router takes (ECMA-262, as JSON Schema has them).
 pub(super) const NAME: &str = "^[a-z0-9_-]{1,64}$";
@@ -62,14 +61,18 @@ impl Service {
     /// `GET /openapi.json`. `path` is where that is.
     pub(super) fn openapi(&self, path: &str) -> Response {
         let server = path.strip_suffix("/openapi.json").filter(|server| !server.is_empty());
-        let has_tokens = self.options.tokens.is_some();
-        response::members(StatusCode::OK, &document(server.unwrap_or("/"), has_tokens))
+        let server = server.unwrap_or("/");
+        let make = || Bytes::from(document(server, &self.options).to_string());
+        // A router is hardly ever at two places.
+        let (place, made) = self.described.get_or_init(|| (server.to_owned(), make()));
+        response::json(if place == server { made.clone() } else { make() })
     }
 }
 
-fn document(server: &str, has_tokens: bool) -> Value {
+fn document(server: &str, options: &RouterOptions) -> Value {
+    let has_tokens = options.tokens.is_some();
     let mut schemas = Schemas::new();
-    let problem = schemas.given::<ProblemMembers>();
+    let refusals = Refusals::of(&*options.dialect, &mut schemas);
     let mut paths = Map::new();
     for endpoint in paths::endpoints(&mut schemas) {
         let endpoint = if has_tokens { endpoint.for_holders() } else { endpoint };
@@ -77,9 +80,9 @@ fn document(server: &str, has_tokens: bool) -> Value {
         let operations = paths.entry(path).or_insert_with(|| json!({}));
         if let Some(operations) = operations.as_object_mut() {
             if method == "get" {
-                operations.insert("head".to_owned(), endpoint.without_bodies().describe(&problem));
+                operations.insert("head".to_owned(), endpoint.without_bodies().describe(&refusals));
             }
-            operations.insert(method.to_owned(), endpoint.describe(&problem));
+            operations.insert(method.to_owned(), endpoint.describe(&refusals));
         }
     }
     let (security, schemes) = match has_tokens {
