@@ -14,11 +14,12 @@ use crate::codec::Codec;
 use crate::collection::CollectionState;
 use crate::commit::{Change, Written};
 use crate::entity::{Actor, Entity, Metadata, Record};
-use crate::error::{Error, Result};
+use crate::error::{Error, Limit, Result};
 use crate::feed;
 use crate::log::Stamp;
 use crate::log::frame::take;
 use crate::map::{Garbage, Install, KeyBuf, Locked, State};
+use crate::options::Limits;
 use crate::record::{self, LoggedWrite, put_bytes, put_number, take_bytes, take_number};
 use crate::sync::{AtomicU64, Level, Mutex, Ordering};
 use crate::version::Version;
@@ -30,7 +31,8 @@ pub(crate) struct IdRecord {
     /// Of the verb, the target and the caller's bytes.
     fingerprint: u64,
     pub(crate) first: First,
-    /// What the caller's closure made, encoded: who asks again does not bring it along.
+    /// What who asks again does not bring along: what the caller's closure made, encoded, or what a
+    /// step came to.
     pub(crate) value: Option<Box<[u8]>>,
 }
 
@@ -41,6 +43,36 @@ pub(crate) struct First {
     pub(crate) previous: Option<Version>,
     /// Of what the write went on; `None` if it created the entity.
     pub(crate) created_at: Option<Timestamp>,
+}
+
+/// Who takes a step, and with which operation id.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Caller {
+    pub(crate) actor: Option<Actor>,
+    pub(crate) operation_id: Option<String>,
+}
+
+impl Caller {
+    pub(crate) fn id(&self) -> &str {
+        self.operation_id.as_deref().unwrap_or_default()
+    }
+
+    /// The claim of the operation id, if there is one; `target` is as of [`Claim::new`].
+    ///
+    /// # Errors
+    /// [`Error::Limit`], for the name of the actor too.
+    pub(crate) fn claim(
+        &self,
+        limits: &Limits,
+        target: &[&[u8]],
+        place: impl Fn() -> String,
+    ) -> Result<Option<Claim>> {
+        let actor = self.actor.as_ref();
+        limits.check(Limit::ActorBytes, actor.map_or(0, |it| it.as_str().len()), &place)?;
+        let Some(id) = &self.operation_id else { return Ok(None) };
+        limits.check(Limit::OperationIdBytes, id.len(), place)?;
+        Ok(Some(Claim::new(actor, id, target)))
+    }
 }
 
 /// The id of a write that is about to be tried.
@@ -74,7 +106,7 @@ impl Claim {
         Claim { key, fingerprint: fingerprint(target), value: None }
     }
 
-    /// With what the caller's closure made of the entity.
+    /// With what is to be kept with it.
     pub(crate) fn with_value(self, value: Box<[u8]>) -> Claim {
         Claim { value: Some(value), ..self }
     }

@@ -22,6 +22,7 @@ use crate::collection::{Collection, CollectionState};
 use crate::entity::Actor;
 use crate::error::{Error, Result};
 use crate::group::Group;
+use crate::ids::Caller;
 use crate::key::{AsKey, Key};
 use crate::lease::run::{Run, Step};
 use crate::map::KeyBuf;
@@ -49,6 +50,7 @@ pub struct Lease {
     store: Arc<Inner>,
     held: Held,
     expires_at: Option<Timestamp>,
+    replayed: bool,
 }
 
 /// What tells a lease from all others.
@@ -107,8 +109,8 @@ impl<K: Key, V: Send + Sync + 'static> Collection<K, V> {
     /// ```
     pub fn lease(&self, key: impl AsKey<K>) -> TakeLease<'_> {
         let (leased, key) = (self.leasable(), key.with_bytes(|key| KeyBuf::from(key)));
-        let step = Step::Take { ttl: TTL, reason: None, holder: None };
-        TakeLease(Run { store: &self.store, leased, key, step })
+        let step = Step::Take { ttl: TTL, reason: None };
+        TakeLease(Run { store: &self.store, leased, key, step, caller: Caller::default() })
     }
 
     /// The lease of a key, if there is one that has not expired.
@@ -175,7 +177,12 @@ impl<V: Send + Sync + 'static> Leasable for CollectionState<V> {
 
 impl Lease {
     pub(crate) fn new(store: &Arc<Inner>, held: Held, expires_at: Option<SystemTime>) -> Lease {
-        Lease { store: Arc::clone(store), held, expires_at: expires_at.map(Timestamp::from) }
+        let (store, expires_at) = (Arc::clone(store), expires_at.map(Timestamp::from));
+        Lease { store, held, expires_at, replayed: false }
+    }
+
+    pub(crate) fn replayed(self, replayed: bool) -> Lease {
+        Lease { replayed, ..self }
     }
 
     /// The fencing token: the version of the commit that took the lease. Later leases have higher
@@ -188,6 +195,12 @@ impl Lease {
     /// made of a token.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.expires_at.map(SystemTime::from)
+    }
+
+    /// Whether the step that gave it had been taken before, with the same operation id: then this
+    /// is its first result, and the lease may have been renewed or have ended since (G5).
+    pub fn is_replayed(&self) -> bool {
+        self.replayed
     }
 
     /// Holds it for `ttl` from now on, which may be less than what was left.
@@ -214,7 +227,8 @@ impl Lease {
 
     fn run(&self, step: Step) -> Run<'_> {
         let Held { leased, key, .. } = &self.held;
-        Run { store: &self.store, leased: Arc::clone(leased), key: key.clone(), step }
+        let (leased, key, caller) = (Arc::clone(leased), key.clone(), Caller::default());
+        Run { store: &self.store, leased, key, step, caller }
     }
 
     /// What a commit of this store relies on.
@@ -274,9 +288,27 @@ impl TakeLease<'_> {
 
     /// Names the holder: told to those who are refused.
     pub fn by(mut self, actor: impl Into<Actor>) -> Self {
-        if let Step::Take { holder, .. } = &mut self.0.step {
-            *holder = Some(actor.into());
-        }
+        self.0.caller.actor = Some(actor.into());
+        self
+    }
+
+    /// Gives the taking an id: if this actor has taken this lease with this id before, that is what
+    /// is returned, with the same token, and nothing is written (G5). See
+    /// [`Write::operation_id`](crate::Write::operation_id); here it stands for the key, the time to
+    /// live and the reason. The lease may have been renewed or have ended since; whether it still
+    /// holds is decided when it is used.
+    ///
+    /// ```
+    /// let store = ifmatch::Store::in_memory();
+    /// let shifts = store.collection::<String, u32>("shifts")?;
+    /// let take = || shifts.lease("s-17").by("payroll").operation_id("june").commit();
+    /// let (first, again) = (take()?, take()?); // the reply was lost, say
+    /// assert!(again.is_replayed() && !first.is_replayed());
+    /// assert_eq!((again.token(), again.expires_at()), (first.token(), first.expires_at()));
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn operation_id(mut self, id: impl Into<String>) -> Self {
+        self.0.caller.operation_id = Some(id.into());
         self
     }
 }
@@ -289,6 +321,46 @@ pub struct RenewLease<'a>(Run<'a>);
 #[must_use = "a lease is not given back before `commit` or `.await`"]
 pub struct ReleaseLease<'a>(Run<'a>);
 
+/// A lease that was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    replayed: bool,
+}
+
+impl Released {
+    /// Whether it had been given back before, with the same operation id (G5).
+    pub fn is_replayed(self) -> bool {
+        self.replayed
+    }
+}
+
+macro_rules! named {
+    ($($builder:ident, $about:literal;)*) => {$(
+        impl $builder<'_> {
+            /// Names who does it: an operation id is this actor's own. Who took the lease stays
+            /// its holder.
+            pub fn by(mut self, actor: impl Into<Actor>) -> Self {
+                self.0.caller.actor = Some(actor.into());
+                self
+            }
+
+            /// Gives the step an id: if this actor has taken it with this id before, the first
+            /// result is returned, and nothing is written (G5). See
+            /// [`Write::operation_id`](crate::Write::operation_id); here it stands for
+            #[doc = $about]
+            pub fn operation_id(mut self, id: impl Into<String>) -> Self {
+                self.0.caller.operation_id = Some(id.into());
+                self
+            }
+        }
+    )*};
+}
+
+named! {
+    RenewLease, "the lease and the time to live.";
+    ReleaseLease, "the lease.";
+}
+
 macro_rules! runs {
     ($($builder:ident => $output:ty, $answer:expr, $refusal:literal;)*) => {$(
         impl $builder<'_> {
@@ -296,8 +368,9 @@ macro_rules! runs {
             ///
             /// # Errors
             #[doc = $refusal]
-            /// [`Limit`](Error::Limit), [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed)
-            /// and [`Poisoned`](Error::Poisoned). Nothing has changed then, unless `Poisoned` says
+            /// [`Limit`](Error::Limit), [`KeyReused`](Error::KeyReused),
+            /// [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed) and
+            /// [`Poisoned`](Error::Poisoned). Nothing has changed then, unless `Poisoned` says
             /// that the outcome is unknown.
             pub fn commit(self) -> Result<$output> {
                 let store = self.0.store;
@@ -328,7 +401,8 @@ macro_rules! runs {
 runs! {
     TakeLease => Lease, |lease| lease, "A conflict of the reason `locked` if somebody holds one.";
     RenewLease => Lease, |lease| lease, "A conflict of the reason `fenced` if it has ended.";
-    ReleaseLease => (), drop, "A conflict of the reason `fenced` if it has ended.";
+    ReleaseLease => Released, |lease| Released { replayed: lease.replayed },
+        "A conflict of the reason `fenced` if it has ended.";
 }
 
 /// A step of a lease being awaited, on any runtime. Begins when it is first polled; dropping it

@@ -123,7 +123,7 @@ pub use entity::{Actor, Entity, Metadata};
 pub use error::{Error, Limit, Outcome, Result};
 pub use history::HistoryEntry;
 pub use key::{AsKey, AsPrefix, Key};
-pub use lease::{Lease, LeaseFuture, LeaseInfo, ReleaseLease, RenewLease, TakeLease};
+pub use lease::{Lease, LeaseFuture, LeaseInfo, ReleaseLease, Released, RenewLease, TakeLease};
 pub use merging::{Merge, MergeFuture};
 pub use operation::{
     Begin, Begun, LeaseForOperation, NotAToken, OnBusy, OperationFuture, OperationHandle,

@@ -26,6 +26,7 @@ pub use wait::{WaitForOperation, WaitForOperationFuture};
 use crate::contention;
 use crate::entity::Actor;
 use crate::error::{Error, Result};
+use crate::ids::Caller;
 use crate::operation::step::{Ask, Body, Done, Outcome, Step, Verb};
 #[cfg(doc)]
 use crate::options::Limits;
@@ -168,7 +169,8 @@ impl Operations {
 
     fn step(&self, id: String, token: Option<OperationToken>, verb: Verb) -> OperationStep<'_> {
         let kind = Arc::clone(&self.kind);
-        OperationStep { store: &self.store, step: Step::Hold { kind, id, token, verb } }
+        let (step, caller) = (Step::Hold { kind, id, token, verb }, Caller::default());
+        OperationStep { store: &self.store, step, caller }
     }
 }
 
@@ -342,6 +344,37 @@ impl Begin<'_> {
 pub struct OperationStep<'a> {
     store: &'a Arc<Inner>,
     step: Step,
+    caller: Caller,
+}
+
+impl OperationStep<'_> {
+    /// Names who takes it: an operation id is this actor's own. Who began the operation stays the
+    /// holder of what it leases.
+    pub fn by(mut self, actor: impl Into<Actor>) -> Self {
+        self.caller.actor = Some(actor.into());
+        self
+    }
+
+    /// Gives the step an id: if this actor has taken it with this id before, it is not taken again,
+    /// and the operation is returned as it is now (G5). So a second try of the last step does not
+    /// meet an operation that has ended. See [`Write::operation_id`](crate::Write::operation_id);
+    /// here it stands for the operation, the token and all that the step says. A heartbeat that
+    /// had been given before is no sign of life.
+    ///
+    /// ```
+    /// let store = ifmatch::Store::in_memory();
+    /// let transfer = store.operations("transfer").begin("user/42").commit()?;
+    /// let complete = || transfer.complete("12 albums").operation_id("last").commit();
+    /// let (first, again) = (complete()?, complete()?); // the reply was lost, say
+    /// assert!(again.is_replayed() && !first.is_replayed());
+    /// assert_eq!(again.result(), first.result());
+    /// assert!(transfer.complete("12 albums").commit().is_err(), "without the id it has ended");
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    pub fn operation_id(mut self, id: impl Into<String>) -> Self {
+        self.caller.operation_id = Some(id.into());
+        self
+    }
 }
 
 /// A step of an operation being awaited, on any runtime. Begins when it is first polled. Dropped
@@ -368,7 +401,7 @@ impl<'a> Begin<'a> {
     /// outcome is unknown.
     pub fn commit(self) -> Result<Begun> {
         let Begin { operations, ask } = self;
-        let done = commit(&operations.store, Step::Begin(ask))?;
+        let done = commit(&operations.store, Step::Begin(ask), Caller::default())?;
         begun(operations, done)
     }
 }
@@ -379,11 +412,11 @@ impl OperationStep<'_> {
     /// # Errors
     /// A conflict of the reason `fenced` if the operation has ended or the token is another's,
     /// `in_progress` if it has not started. [`Limit`](Error::Limit),
-    /// [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed) and [`Poisoned`](Error::Poisoned);
-    /// a conflict of the reason `contended`. The step was not taken then, unless `Poisoned` says
-    /// that the outcome is unknown.
+    /// [`KeyReused`](Error::KeyReused), [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed)
+    /// and [`Poisoned`](Error::Poisoned); a conflict of the reason `contended`. The step was not
+    /// taken then, unless `Poisoned` says that the outcome is unknown.
     pub fn commit(self) -> Result<OperationInfo> {
-        commit(self.store, self.step).and_then(stands)
+        commit(self.store, self.step, self.caller).and_then(stands)
     }
 }
 
@@ -394,7 +427,8 @@ impl<'a> IntoFuture for Begin<'a> {
     fn into_future(self) -> OperationFuture<'a, Begun> {
         let Begin { operations, ask } = self;
         let answer = Box::new(|done| begun(operations, done));
-        OperationFuture::new(&operations.store, Step::Begin(ask), answer)
+        let step = Step::Begin(ask);
+        OperationFuture::new(&operations.store, step, Caller::default(), answer)
     }
 }
 
@@ -403,13 +437,13 @@ impl<'a> IntoFuture for OperationStep<'a> {
     type IntoFuture = OperationFuture<'a, OperationInfo>;
 
     fn into_future(self) -> OperationFuture<'a, OperationInfo> {
-        OperationFuture::new(self.store, self.step, Box::new(stands))
+        OperationFuture::new(self.store, self.step, self.caller, Box::new(stands))
     }
 }
 
 impl<'a, R> OperationFuture<'a, R> {
-    fn new(store: &'a Arc<Inner>, step: Step, answer: Answer<'a, R>) -> Self {
-        let driven = Driven::new(store, step::run(store, step), store.retry.clone());
+    fn new(store: &'a Arc<Inner>, step: Step, caller: Caller, answer: Answer<'a, R>) -> Self {
+        let driven = Driven::new(store, step::run(store, step, caller), store.retry.clone());
         OperationFuture { store, driven, answer }
     }
 }
@@ -424,8 +458,8 @@ impl<R> Future for OperationFuture<'_, R> {
     }
 }
 
-fn commit(store: &Arc<Inner>, step: Step) -> Result<Done> {
-    landed(store, retry::run(store, step::run(store, step), store.retry.clone()))
+fn commit(store: &Arc<Inner>, step: Step, caller: Caller) -> Result<Done> {
+    landed(store, retry::run(store, step::run(store, step, caller), store.retry.clone()))
 }
 
 fn landed(store: &Inner, done: Result<Once<Done>>) -> Result<Done> {
@@ -456,7 +490,7 @@ fn begun(operations: &Operations, done: Done) -> Result<Begun> {
 
 fn stands(done: Done) -> Result<OperationInfo> {
     match done.outcome {
-        Outcome::Stands { info, .. } => Ok(*info),
+        Outcome::Stands { info, replayed, .. } => Ok(info.replayed(replayed)),
         Outcome::Refused(_) | Outcome::Swept => unreachable!("it was taken or refused"),
     }
 }

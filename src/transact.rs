@@ -18,10 +18,11 @@ use crate::entity::Entity;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::ids::Caller;
 use crate::options::RetryPolicy;
 use crate::retry::{self, Driven};
 use crate::store::{Inner, Store};
-pub(crate) use crate::transact::run::Run;
+pub(crate) use crate::transact::run::{Own, Run};
 use crate::version::Version;
 
 /// A transaction that has not been run yet; made by [`Store::transact`].
@@ -161,7 +162,7 @@ impl<'a, F, R> Transact<'a, F, R> {
     /// # Ok::<(), ifmatch::Error>(())
     /// ```
     pub fn operation_id(mut self, id: impl Into<String>) -> TransactOnce<'a, F, R> {
-        self.run.operation_id = Some(id.into());
+        self.run.caller = Caller { actor: self.run.actor.clone(), operation_id: Some(id.into()) };
         TransactOnce(self)
     }
 }

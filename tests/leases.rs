@@ -215,7 +215,9 @@ fn g8_no_way_to_write_leads_past_a_lease() {
         });
         relies.commit().unwrap();
         shifts.compute("s-1", |_| Compute::Abort).commit().unwrap();
-        held.iter().for_each(|lease| lease.release().commit().unwrap());
+        for lease in held {
+            lease.release().commit().unwrap();
+        }
         shifts.create("new", 1).commit().unwrap();
     });
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::entity::Actor;
+use crate::commit::Terms;
+use crate::entity::{Actor, Metadata};
 use crate::error::{Limit, Result};
 use crate::group::{Attempt, Group, Verdict};
+use crate::ids::{Caller, Claim};
 use crate::lease::hold::Hold;
 use crate::lease::{Held, Leasable, Lease};
 use crate::log::Room;
@@ -21,18 +23,29 @@ pub(super) struct Run<'a> {
     pub(super) leased: Arc<dyn Leasable>,
     pub(super) key: KeyBuf,
     pub(super) step: Step,
+    pub(super) caller: Caller,
 }
 
 pub(super) enum Step {
-    Take { ttl: Duration, reason: Option<String>, holder: Option<Actor> },
-    Renew { token: Version, ttl: Duration },
-    Release { token: Version },
+    /// The caller is the holder.
+    Take {
+        ttl: Duration,
+        reason: Option<String>,
+    },
+    Renew {
+        token: Version,
+        ttl: Duration,
+    },
+    Release {
+        token: Version,
+    },
 }
 
 /// A lease that is about to change.
 pub(super) struct Prepared {
     group: Group,
     holder: Option<Actor>,
+    terms: Terms,
 }
 
 impl Run<'_> {
@@ -53,22 +66,39 @@ impl Run<'_> {
         let (limits, place) = (&self.store.limits, || self.leased.place(&self.key));
         let millis = usize::try_from(self.ttl().as_millis()).unwrap_or(usize::MAX);
         limits.check(Limit::LeaseMillis, millis, place)?;
-        let Step::Take { reason, holder, .. } = &self.step else { return Ok(()) };
+        let Step::Take { reason, .. } = &self.step else { return Ok(()) };
         let collection = || self.leased.name().as_ref().to_owned();
         limits.check(Limit::KeyBytes, self.key.len(), collection)?;
-        let holder = holder.as_ref().map_or(0, |holder| holder.as_str().len());
-        limits.check(Limit::ActorBytes, holder, place)?;
         let reason = reason.as_ref().map_or(0, String::len);
         limits.check(Limit::LeaseReasonBytes, reason, place)
+    }
+
+    /// What the operation id stands for: the step, and all that the caller says of it.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::Error::Limit).
+    fn claim(&self) -> Result<Option<Claim>> {
+        let (verb, token, reason): (&[u8], _, _) = match &self.step {
+            Step::Take { reason, .. } => (b"lease", 0, reason.as_deref()),
+            Step::Renew { token, .. } => (b"renew", token.get(), None),
+            Step::Release { token } => (b"release", token.get(), None),
+        };
+        let (token, ttl) = (token.to_le_bytes(), self.ttl().as_micros().to_le_bytes());
+        let name = self.leased.name().as_bytes();
+        let target = [verb, name, &self.key, &token, &ttl, reason.unwrap_or_default().as_bytes()];
+        // No reason is not the same as an empty one.
+        let said = target.len() - usize::from(reason.is_none());
+        let place = || self.leased.place(&self.key);
+        self.caller.claim(&self.store.limits, target.split_at(said).0, place)
     }
 
     /// The change of the lease, on what there is of it now.
     fn stage(&self, group: &mut Group) -> Result<Option<Actor>> {
         let (token, ttl) = match &self.step {
-            Step::Take { ttl, reason, holder } => {
+            Step::Take { ttl, reason } => {
                 let hold = Hold { ttl: *ttl, reason: reason.clone(), ..Hold::default() };
                 group.take_lease(self.store, &self.leased, &self.key, hold)?;
-                return Ok(holder.clone());
+                return Ok(self.caller.actor.clone());
             }
             Step::Renew { token, ttl } => (*token, Some(*ttl)),
             Step::Release { token } => (*token, None),
@@ -86,13 +116,14 @@ impl Run<'_> {
         Ok(record.metadata.written_by.clone())
     }
 
-    fn landed(&self, version: Version, written_at: Timestamp) -> Lease {
+    /// The lease as the step left it, which had landed before if `replayed`.
+    fn landed(&self, version: Version, written_at: Timestamp, replayed: bool) -> Lease {
         let token = match self.step {
             Step::Take { .. } => version,
             Step::Renew { token, .. } | Step::Release { token } => token,
         };
         let expires_at = Some(written_at.after(self.ttl()));
-        Lease { store: Arc::clone(self.store), held: self.held(token), expires_at }
+        Lease { store: Arc::clone(self.store), held: self.held(token), expires_at, replayed }
     }
 }
 
@@ -107,11 +138,22 @@ impl Task for Run<'_> {
     }
 
     fn compute(&mut self, _: Option<()>, retrying: &mut Retrying<'_>) -> Result<Phase<Self>> {
+        let store = retrying.store;
         self.check()?;
+        let terms = Terms { claim: self.claim()?, held: None };
+        if let Some(claim) = &terms.claim
+            && let Some(record) = store.ids.find(claim, store.now())
+        {
+            let Metadata { version, written_at, .. } = record.metadata;
+            let checked = record.check(claim, self.caller.id());
+            let answer = checked.map(|()| self.landed(version, written_at, true));
+            return Ok(Phase::nothing(answer, version.get()));
+        }
         let mut group = Group::default();
         let holder = self.stage(&mut group)?;
-        let payload = group.prepare(retrying.store, holder.as_ref())?;
-        Ok(Phase::Write { prepared: Prepared { group, holder }, payload })
+        let claim = terms.claim.as_ref().map_or(0, |claim| claim.payload(&store.ids));
+        let payload = group.prepare(store, holder.as_ref())? + claim;
+        Ok(Phase::Write { prepared: Prepared { group, holder, terms }, payload })
     }
 
     fn attempt(
@@ -121,8 +163,9 @@ impl Task for Run<'_> {
         retrying: &mut Retrying<'_>,
     ) -> Result<Phase<Self>> {
         let (store, by_future) = (retrying.store, retrying.by_future);
-        let (Prepared { mut group, holder }, mut verdict) = (prepared, Verdict::default());
-        let attempt = group.attempt(store, None, holder.as_ref(), room, by_future, &mut verdict)?;
+        let (Prepared { mut group, holder, terms }, mut verdict) = (prepared, Verdict::default());
+        let (terms, holder) = (Some(&terms), holder.as_ref());
+        let attempt = group.attempt(store, terms, holder, room, by_future, &mut verdict)?;
         let rests_on = verdict.rests_on;
         let decided_at = match attempt {
             Attempt::Landed(Some(stamp)) => {
@@ -132,12 +175,13 @@ impl Task for Run<'_> {
                     store.leases.keep_deadline(self.store, at);
                 }
                 retrying.finish();
-                let answer = Ok(self.landed(version, stamp.written_at));
+                let answer = Ok(self.landed(version, stamp.written_at, false));
                 let (rests_on, left) = (rests_on.max(stamp.version), Some(group));
                 return Ok(Phase::Answer(Settled { answer, rests_on, left }));
             }
             Attempt::Refused { decided_at } => decided_at,
-            _ => return Ok(Phase::Try(None)),
+            // If it has landed before, that is found then.
+            Attempt::Landed(None) | Attempt::Replayed(_) => return Ok(Phase::Try(None)),
         };
         // Renewed or taken since it was read.
         if verdict.moved

@@ -141,6 +141,7 @@ pub struct OperationInfo {
     expires_at: Option<Timestamp>,
     ended_at: Option<Timestamp>,
     remaining: Duration,
+    replayed: bool,
 }
 
 impl OperationInfo {
@@ -221,6 +222,11 @@ impl OperationInfo {
     pub fn ended_at(&self) -> Option<SystemTime> {
         self.ended_at.map(SystemTime::from)
     }
+
+    /// Whether this answers a step that had been taken before, with the same operation id (G5).
+    pub fn is_replayed(&self) -> bool {
+        self.replayed
+    }
 }
 
 impl OperationInfo {
@@ -246,6 +252,7 @@ impl OperationInfo {
             expires_at: None,
             ended_at: None,
             remaining: Duration::ZERO,
+            replayed: false,
         };
         if let Some(end) = &record.end {
             info.status = end.status;
@@ -268,6 +275,10 @@ impl OperationInfo {
         info.expires_at = Some(running.expires_at);
         info.remaining = running.deadline.saturating_sub(monotonic);
         Some(info)
+    }
+
+    pub(crate) fn replayed(self, replayed: bool) -> OperationInfo {
+        OperationInfo { replayed, ..self }
     }
 
     /// When to come back: when the rest is done at the pace so far, if its progress is known, else

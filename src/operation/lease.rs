@@ -5,7 +5,9 @@ use std::future::IntoFuture;
 use std::sync::Arc;
 
 use crate::collection::Collection;
+use crate::entity::Actor;
 use crate::error::{Error, Limit, Result};
+use crate::ids::Caller;
 use crate::key::{AsKey, Key};
 use crate::lease::{Held, Hold, Leasable, Lease, entry_key};
 use crate::map::{KeyBuf, State};
@@ -31,6 +33,7 @@ pub(crate) struct Leasing {
 pub struct LeaseForOperation<'a> {
     handle: &'a OperationHandle,
     leasing: Box<Leasing>,
+    caller: Caller,
 }
 
 impl OperationHandle {
@@ -71,7 +74,7 @@ impl OperationHandle {
         let (store, leased) = (Arc::clone(&collection.store), collection.leasable());
         let key = key.with_bytes(|key| KeyBuf::from(key));
         let leasing = Box::new(Leasing { store, leased, key, reason: None });
-        LeaseForOperation { handle: self, leasing }
+        LeaseForOperation { handle: self, leasing, caller: Caller::default() }
     }
 }
 
@@ -82,6 +85,21 @@ impl LeaseForOperation<'_> {
         self
     }
 
+    /// Names who takes it: an operation id is this actor's own. The holder of the lease is who
+    /// began the operation.
+    pub fn by(mut self, actor: impl Into<Actor>) -> Self {
+        self.caller.actor = Some(actor.into());
+        self
+    }
+
+    /// Gives the step an id: if this actor has taken it with this id before, the lease that it gave
+    /// is returned, also if that has ended since (G5). See
+    /// [`OperationStep::operation_id`](crate::OperationStep::operation_id).
+    pub fn operation_id(mut self, id: impl Into<String>) -> Self {
+        self.caller.operation_id = Some(id.into());
+        self
+    }
+
     /// Takes the lease and blocks until that is durable (G3).
     ///
     /// # Errors
@@ -89,12 +107,12 @@ impl LeaseForOperation<'_> {
     /// `fenced` or `in_progress` as for every step of the operation.
     /// [`OtherStore`](Error::OtherStore) if the collection is of another store;
     /// [`Limit`](Error::Limit), for [`Limits::operation_leases`] too,
-    /// [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed) and [`Poisoned`](Error::Poisoned);
-    /// a conflict of the reason `contended`. Nothing has changed then, unless `Poisoned` says that
-    /// the outcome is unknown.
+    /// [`KeyReused`](Error::KeyReused), [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed)
+    /// and [`Poisoned`](Error::Poisoned); a conflict of the reason `contended`. Nothing has changed
+    /// then, unless `Poisoned` says that the outcome is unknown.
     pub fn commit(self) -> Result<Lease> {
-        let LeaseForOperation { handle, leasing } = self;
-        let done = commit(&handle.operations.store, step(handle, &leasing))?;
+        let LeaseForOperation { handle, leasing, caller } = self;
+        let done = commit(&handle.operations.store, step(handle, &leasing), caller)?;
         lease(&leasing, done)
     }
 }
@@ -104,13 +122,9 @@ impl<'a> IntoFuture for LeaseForOperation<'a> {
     type IntoFuture = OperationFuture<'a, Lease>;
 
     fn into_future(self) -> OperationFuture<'a, Lease> {
-        let LeaseForOperation { handle, leasing } = self;
-        let step = step(handle, &leasing);
-        OperationFuture::new(
-            &handle.operations.store,
-            step,
-            Box::new(move |done| lease(&leasing, done)),
-        )
+        let LeaseForOperation { handle, leasing, caller } = self;
+        let (store, step) = (&handle.operations.store, step(handle, &leasing));
+        OperationFuture::new(store, step, caller, Box::new(move |done| lease(&leasing, done)))
     }
 }
 
@@ -120,11 +134,20 @@ fn step(handle: &OperationHandle, leasing: &Leasing) -> Step {
 
 fn lease(leasing: &Leasing, done: Done) -> Result<Lease> {
     let token = done.lease.or(done.version).ok_or(Error::Restart)?;
-    let Outcome::Stands { info, .. } = done.outcome else {
+    let Outcome::Stands { info, replayed, .. } = done.outcome else {
         unreachable!("it was taken or refused")
     };
     let (leased, key) = (Arc::clone(&leasing.leased), leasing.key.clone());
-    Ok(Lease::new(&leasing.store, Held { leased, key, token }, info.expires_at()))
+    let lease = Lease::new(&leasing.store, Held { leased, key, token }, info.expires_at());
+    Ok(lease.replayed(replayed))
+}
+
+impl Leasing {
+    /// What an operation id stands for.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let reason = self.reason.as_ref().map(String::as_bytes);
+        [self.leased.name().as_bytes(), &self.key].into_iter().chain(reason)
+    }
 }
 
 impl Steps<'_, '_> {

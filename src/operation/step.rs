@@ -8,17 +8,18 @@ use crate::alarm::Slot;
 use crate::clock::Timestamp;
 use crate::collection::Collection;
 use crate::conflict::{Conflict, Reason};
-use crate::entity::Actor;
+use crate::entity::{Actor, Record};
 use crate::error::{Error, Limit, Result};
+use crate::ids::{Caller, IdRecord};
 use crate::lease::EXPIRY;
 use crate::operation::lease::Leasing;
 use crate::operation::record::{
     BegunRecord, End, Now, OperationRecord, Queued, Running, ScopeKey, ScopeRecord, scope_key,
 };
 use crate::operation::{OnBusy, OperationInfo, OperationStatus, OperationToken};
-use crate::record::put_actor;
+use crate::record::{put_actor, put_bytes};
 use crate::store::Inner;
-use crate::transact::{Run, Seen, Transaction};
+use crate::transact::{Own, Run, Seen, Transaction};
 use crate::version::Version;
 
 pub(crate) enum Step {
@@ -87,7 +88,7 @@ pub(crate) enum Outcome {
 pub(crate) type Body = Box<dyn FnMut(&mut Transaction<'_>) -> Result<Done> + Send>;
 
 /// A step as a transaction.
-pub(crate) fn run(store: &Arc<Inner>, step: Step) -> Run<Body, Done> {
+pub(crate) fn run(store: &Arc<Inner>, step: Step, caller: Caller) -> Run<Body, Done> {
     let actor = match &step {
         Step::Begin(ask) => ask.actor.clone(),
         // What it leases is its holder's.
@@ -95,14 +96,54 @@ pub(crate) fn run(store: &Arc<Inner>, step: Step) -> Run<Body, Done> {
         Step::Expire(_) => Some(Actor::from(EXPIRY)),
         Step::Hold { .. } | Step::Forget(_) => None,
     };
-    let data = Data::of(store);
+    let (data, payload) = (Data::of(store), step.payload());
     let body = move |tx: &mut Transaction<'_>| Steps::new(tx, &data).take(&step);
-    Run::step(Box::new(body), note, actor)
+    Run::step(Box::new(body), Own { landed: note, kept }, actor, caller, payload)
 }
 
 fn note(done: &mut Done) {
     let store = Arc::clone(&done.store);
     store.operations.note(&store, done);
+}
+
+/// Of a lease, the token if it is not the version of the commit.
+fn kept(done: &Done) -> Option<Box<[u8]>> {
+    match done.outcome {
+        Outcome::Refused(_) => None,
+        Outcome::Stands { .. } | Outcome::Swept => {
+            let token = done.lease.map(|token| token.get().to_le_bytes());
+            Some(token.iter().flatten().copied().collect())
+        }
+    }
+}
+
+impl Step {
+    /// All that the caller says of it, as what an operation id stands for.
+    fn payload(&self) -> Vec<u8> {
+        let Step::Hold { kind, id, token, verb } = self else { return Vec::new() };
+        let mut bytes = Vec::new();
+        let mut put = |part: &[u8]| put_bytes(&mut bytes, part);
+        put(kind.as_bytes());
+        put(id.as_bytes());
+        // Without one it is an operator's.
+        put(token.map(|token| token.bits().to_le_bytes()).as_ref().map_or(&[], |it| it));
+        match verb {
+            Verb::Heartbeat => put(b"heartbeat"),
+            Verb::Progress(percent) => {
+                put(b"progress");
+                put(&[*percent]);
+            }
+            Verb::Lease(leasing) => {
+                put(b"lease");
+                leasing.parts().for_each(put);
+            }
+            Verb::End(status, output) => {
+                put(status.as_str().as_bytes());
+                output.iter().for_each(|output| put(output));
+            }
+        }
+        bytes
+    }
 }
 
 /// Where operations are stored.
@@ -153,7 +194,10 @@ impl<'t, 's> Steps<'t, 's> {
     fn take(mut self, step: &Step) -> Result<Done> {
         self.done.outcome = match step {
             Step::Begin(ask) => self.begin(ask)?,
-            Step::Hold { kind, id, token, verb } => self.hold(kind, id, *token, verb)?,
+            Step::Hold { kind, id, token, verb } => match self.tx.before.clone() {
+                Some(before) => self.hold_again(kind, id, &before)?,
+                None => self.hold(kind, id, *token, verb)?,
+            },
             Step::Expire(key) => {
                 self.scope(key)?;
                 Outcome::Swept
@@ -242,8 +286,13 @@ impl<'t, 's> Steps<'t, 's> {
             let version = record.version().ok_or(Error::Restart)?;
             return Err(Error::KeyReused { id, version });
         }
+        self.stands(id, &record)
+    }
+
+    /// An operation as it is now, of which nothing is to be written.
+    fn stands(&mut self, id: &str, record: &OperationRecord) -> Result<Outcome> {
         let scope = self.tx.get(&self.data.scopes, record.scope_key())?;
-        let info = self.info(id, &record, scope.as_deref())?;
+        let info = self.info(id, record, scope.as_deref())?;
         Ok(Outcome::Stands { info, token: record.token, replayed: true })
     }
 
@@ -292,6 +341,16 @@ impl<'t, 's> Steps<'t, 's> {
         let record = self.tx.get(&self.data.records, id)?.ok_or(Error::Restart)?;
         let info = self.info(id, &record, left.as_ref())?;
         Ok(Outcome::Stands { info, token: record.token, replayed: false })
+    }
+
+    /// The operation as it is now, of a step that had been taken before.
+    fn hold_again(&mut self, kind: &str, id: &str, before: &Record<IdRecord>) -> Result<Outcome> {
+        let kept = before.value.value.as_deref().and_then(|kept| kept.try_into().ok());
+        let lease = kept.and_then(|token| Version::new(u64::from_le_bytes(token)));
+        self.done.lease = lease.or(Some(before.metadata.version));
+        let known = self.tx.get(&self.data.records, id)?.filter(|record| record.kind == kind);
+        let Some(record) = known else { return Ok(self.refuse(Reason::Fenced, id, None)) };
+        self.stands(id, &record)
     }
 
     /// A scope as it is now: what has expired in it has ended, and the next one has started.

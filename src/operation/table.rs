@@ -11,6 +11,7 @@ use crate::alarm::{Alarm, Slot};
 use crate::collection::CollectionState;
 use crate::entity::Actor;
 use crate::error::{Error, Result};
+use crate::ids::Caller;
 use crate::key::{key_buf, sealed::Key};
 use crate::log::Ticket;
 use crate::map::{KeyBuf, Map, State};
@@ -201,7 +202,8 @@ impl OperationTable {
 
 /// Takes a step without waiting for anything. `false` if it would have to.
 fn take_now(store: &Arc<Inner>, step: Step) -> Result<bool> {
-    let mut driven = Driven::new(store, step::run(store, step), store.retry.clone());
+    let mut driven =
+        Driven::new(store, step::run(store, step, Caller::default()), store.retry.clone());
     let (service, sweep) = (Arc::clone(&store.service), Arc::new(Sweep(Arc::downgrade(store))));
     let again = Waker::from(Arc::new(Again { service, sweep }));
     let Poll::Ready(settled) = driven.poll_settled(&mut Context::from_waker(&again)) else {

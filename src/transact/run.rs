@@ -4,10 +4,10 @@ use std::marker::PhantomData;
 
 use crate::commit::Terms;
 use crate::conflict::Effort;
-use crate::entity::{Actor, Record};
+use crate::entity::Actor;
 use crate::error::{Limit, Result};
 use crate::group::{Attempt, Group, Verdict};
-use crate::ids::{Claim, IdRecord};
+use crate::ids::{Caller, Claim};
 use crate::log::Room;
 use crate::retry::{Phase, Retrying, Settled, Task};
 use crate::store::Inner;
@@ -18,13 +18,22 @@ use crate::version::Version;
 
 pub(crate) struct Run<F, R> {
     body: F,
-    /// Called with what the closure returned, once that has landed, with nothing locked.
-    landed: fn(&mut R),
+    own: Option<Own<R>>,
     pub(super) actor: Option<Actor>,
-    pub(super) operation_id: Option<String>,
+    pub(super) caller: Caller,
     /// What a second one with this operation id has to have as well.
     pub(super) payload: Vec<u8>,
     result: PhantomData<fn() -> R>,
+}
+
+/// What the crate's own steps have done with what their closures return. If one has landed before,
+/// its closure runs all the same, is told so by the [`Transaction`], and only reads.
+pub(crate) struct Own<R> {
+    /// Once it has landed, with nothing locked.
+    pub(crate) landed: fn(&mut R),
+    /// What is to be kept with the operation id; `None` if the step is refused, and so not to be
+    /// remembered, whatever the commit writes.
+    pub(crate) kept: fn(&R) -> Option<Box<[u8]>>,
 }
 
 /// What a closure that ran to its end leaves.
@@ -37,13 +46,19 @@ pub(crate) struct Prepared<R> {
 
 impl<F, R> Run<F, R> {
     pub(super) fn new(body: F) -> Run<F, R> {
-        let (landed, result, payload) = (|_: &mut R| (), PhantomData, Vec::new());
-        Run { body, landed, actor: None, operation_id: None, payload, result }
+        let (caller, payload, result) = (Caller::default(), Vec::new(), PhantomData);
+        Run { body, own: None, actor: None, caller, payload, result }
     }
 
-    /// A step of the crate's own.
-    pub(crate) fn step(body: F, landed: fn(&mut R), actor: Option<Actor>) -> Run<F, R> {
-        Run { landed, actor, ..Run::new(body) }
+    /// A step of the crate's own. Its actor is not always its caller.
+    pub(crate) fn step(
+        body: F,
+        own: Own<R>,
+        actor: Option<Actor>,
+        caller: Caller,
+        payload: Vec<u8>,
+    ) -> Run<F, R> {
+        Run { own: Some(own), actor, caller, payload, ..Run::new(body) }
     }
 }
 
@@ -64,21 +79,36 @@ where
         let store = retrying.store;
         let name = self.actor.as_ref().map_or(0, |actor| actor.as_str().len());
         store.limits.check(Limit::ActorBytes, name, || "a transaction".to_owned())?;
-        let terms = Terms { claim: self.claim(store)?, held: None };
-        if let Some(claim) = &terms.claim
-            && let Some(record) = store.ids.find(claim, store.now())
-        {
-            return Ok(self.replay(&record, claim));
+        let mut terms = Terms { claim: self.claim(store)?, held: None };
+        let before = terms.claim.as_ref().and_then(|claim| store.ids.find(claim, store.now()));
+        if let Some((record, claim)) = before.as_ref().zip(terms.claim.as_ref()) {
+            let version = record.metadata.version;
+            let checked = record.check(claim, self.caller.id());
+            if checked.is_err() || self.own.is_none() {
+                let answer = checked.map(|()| Once::Replayed { version });
+                return Ok(Phase::nothing(answer, version.get()));
+            }
         }
         let mut transaction = Transaction::begin(store)?;
+        if let Some(record) = before {
+            transaction.verdict.rests_on = record.metadata.version.get();
+            transaction.before = Some(record);
+        }
         let result = {
             let _running = UserCode::enter();
             (self.body)(&mut transaction)
         };
-        let Transaction { mut group, verdict, .. } = transaction;
+        let Transaction { mut group, verdict, before, .. } = transaction;
         // Whatever the closure made of it.
         if verdict.moved {
             return lost(group, verdict.rests_on, retrying);
+        }
+        // What it objects to may be what the first try has done meanwhile.
+        if before.is_none()
+            && let Some(claim) = &terms.claim
+            && store.ids.find(claim, store.now()).is_some()
+        {
+            return Ok(Phase::Try(None));
         }
         let value = match result {
             Ok(value) => value,
@@ -87,6 +117,10 @@ where
         if !group.decides() {
             let answer = Once::first(value, None, retrying.finish());
             return Ok(Phase::nothing(Ok(answer), verdict.rests_on));
+        }
+        if let Some(Own { kept, .. }) = &self.own {
+            let kept = kept(&value);
+            terms.claim = terms.claim.zip(kept).map(|(claim, kept)| claim.with_value(kept));
         }
         let claim = terms.claim.as_ref().map_or(0, |claim| claim.payload(&store.ids));
         let payload = group.prepare(store, self.actor.as_ref())? + claim;
@@ -108,8 +142,10 @@ where
         let rests_on = verdict.rests_on;
         let decided_at = match attempt {
             Attempt::Landed(stamp) => {
-                if stamp.is_some() {
-                    (self.landed)(&mut value);
+                if stamp.is_some()
+                    && let Some(Own { landed, .. }) = &self.own
+                {
+                    landed(&mut value);
                 }
                 let version = stamp.and_then(|stamp| Version::new(stamp.version));
                 let rests_on = rests_on.max(version.map_or(0, Version::get));
@@ -117,10 +153,8 @@ where
                 let left = version.map(|_| group);
                 return Ok(Phase::Answer(Settled { answer, rests_on, left }));
             }
-            Attempt::Replayed(record) => {
-                let answer = terms.claim.map(|claim| self.replay(&record, &claim));
-                return Ok(answer.unwrap_or(Phase::Try(None)));
-            }
+            // It is found then.
+            Attempt::Replayed(_) => return Ok(Phase::Try(None)),
             Attempt::Refused { decided_at } => decided_at,
         };
         // What was named may have been made from what was read.
@@ -161,18 +195,11 @@ where
     /// # Errors
     /// [`Error::Limit`](crate::Error::Limit).
     fn claim(&self, store: &Inner) -> Result<Option<Claim>> {
-        let Some(id) = &self.operation_id else { return Ok(None) };
-        let place = || "a transaction".to_owned();
-        store.limits.check(Limit::OperationIdBytes, id.len(), place)?;
-        let about: [&[u8]; 2] = [b"transact", &self.payload];
+        let verb: &[u8] = if self.own.is_some() { b"step" } else { b"transact" };
+        let about = [verb, &self.payload];
         let said = about.len() - usize::from(self.payload.is_empty());
-        Ok(Some(Claim::new(self.actor.as_ref(), id, about.split_at(said).0)))
-    }
-
-    fn replay(&self, record: &Record<IdRecord>, claim: &Claim) -> Phase<Self> {
-        let version = record.metadata.version;
-        let checked = record.check(claim, self.operation_id.as_deref().unwrap_or_default());
-        Phase::nothing(checked.map(|()| Once::Replayed { version }), version.get())
+        let place = || "a transaction".to_owned();
+        self.caller.claim(&store.limits, about.split_at(said).0, place)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::commit::{Change, Refused};
 use crate::entity::{Entity, Record};
 use crate::error::{Error, Limit, Result};
 use crate::group::{Group, Item, Members, Scan, Verdict};
+use crate::ids::IdRecord;
 use crate::key::{AsKey, AsPrefix, Key, key_buf};
 use crate::lease::Lease;
 use crate::map::{KeyBuf, State};
@@ -30,6 +31,8 @@ pub struct Transaction<'s> {
     as_of: u64,
     pub(super) reads: usize,
     writes: usize,
+    /// What a step of the crate's own has left behind that had landed before.
+    pub(crate) before: Option<Arc<Record<IdRecord>>>,
 }
 
 /// An entity as a transaction sees it. Dereferences to the value.
@@ -48,7 +51,8 @@ impl<'s> Transaction<'s> {
     pub(super) fn begin(store: &'s Inner) -> Result<Transaction<'s>> {
         let as_of = store.journal.position()?;
         let (group, verdict) = (Group::default(), Verdict::default());
-        Ok(Transaction { store, group, verdict, as_of, reads: 0, writes: 0 })
+        let (reads, writes, before) = (0, 0, None);
+        Ok(Transaction { store, group, verdict, as_of, reads, writes, before })
     }
 
     /// The entity at `key`, if there is one.

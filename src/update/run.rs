@@ -84,6 +84,10 @@ impl<V: Send + Sync + 'static, F, M: Method<V, F>> Task for Run<'_, V, F, M> {
             let _running = UserCode::enter();
             M::step(&mut self.change, seen.live().map(|record| &record.value))
         };
+        // What the closure objects to may be what the first try has done meanwhile.
+        if claim.as_ref().is_some_and(|claim| store.ids.find(claim, store.now()).is_some()) {
+            return Ok(Phase::Try(None));
+        }
         let compute = match step {
             Step::Do(compute) => compute,
             Step::Refuse(error) => return Ok(Phase::nothing(Err(error), seen.version())),

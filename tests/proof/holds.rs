@@ -254,7 +254,7 @@ fn ask(
             take.commit().map(of)
         }
         Step::Renew { millis, .. } => lease.renew(Duration::from_millis(*millis)).commit().map(of),
-        Step::Release { .. } => lease.release().commit().map(|()| (None, None)),
+        Step::Release { .. } => lease.release().commit().map(|_| (None, None)),
         Step::Write { name, value } => {
             let write = held.put(key, *value).unconditional();
             let write = if name.is_some() { write.holding(&lease) } else { write };
