@@ -75,6 +75,16 @@ impl Caller {
     }
 }
 
+#[cfg(feature = "axum")]
+impl crate::store::Store {
+    /// Whether something with this operation id has landed, whatever it was.
+    pub(crate) fn remembers(&self, caller: &Caller) -> bool {
+        let (ids, now) = (&self.inner.ids, self.inner.now());
+        let claim = |id: &String| Claim::new(caller.actor.as_ref(), id, &[]);
+        caller.operation_id.as_ref().is_some_and(|id| ids.find(&claim(id), now).is_some())
+    }
+}
+
 /// The id of a write that is about to be tried.
 pub(crate) struct Claim {
     key: KeyBuf,

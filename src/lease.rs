@@ -361,6 +361,21 @@ named! {
     ReleaseLease, "the lease.";
 }
 
+#[cfg(feature = "axum")]
+macro_rules! called {
+    ($($builder:ident)*) => {$(
+        impl $builder<'_> {
+            pub(crate) fn called_by(mut self, caller: Caller) -> Self {
+                self.0.caller = caller;
+                self
+            }
+        }
+    )*};
+}
+
+#[cfg(feature = "axum")]
+called! { TakeLease RenewLease ReleaseLease }
+
 macro_rules! runs {
     ($($builder:ident => $output:ty, $answer:expr, $refusal:literal;)*) => {$(
         impl $builder<'_> {

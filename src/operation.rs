@@ -375,6 +375,11 @@ impl OperationStep<'_> {
         self.caller.operation_id = Some(id.into());
         self
     }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn called_by(self, caller: Caller) -> Self {
+        OperationStep { caller, ..self }
+    }
 }
 
 /// A step of an operation being awaited, on any runtime. Begins when it is first polled. Dropped

@@ -18,6 +18,7 @@ use super::service::{Service, Steady};
 use crate::collection::Collection;
 use crate::error::Result as StoreResult;
 use crate::http::{Document, Problem, ProblemReason};
+use crate::ids::Caller;
 use crate::lease::{Lease, LeaseInfo};
 use crate::version::Version;
 
@@ -94,7 +95,7 @@ impl Service {
         collection: &str,
         key: &str,
     ) -> Result<Response, Problem> {
-        let documents = self.leased(steady, collection, key)?;
+        let documents = self.leased(steady, collection, key, &Caller::default())?;
         let lease = documents.lease_of(key).map_err(|error| self.refusal(&error))?;
         let lease = lease.ok_or_else(|| {
             let detail = format!("nobody holds a lease of {collection}/{key}; it can be taken");
@@ -110,8 +111,7 @@ impl Service {
         key: &str,
         request: Request,
     ) -> Result<Response, Problem> {
-        request::refuse_operation_id(request.headers())?;
-        let actor = request::actor(request.headers())?;
+        let caller = request::caller(request.headers())?;
         let Take { ttl_ms, reason, operation } = request::json(request, &self.options).await?;
         let steady = self.steady().await;
         let lease = match operation {
@@ -125,6 +125,7 @@ impl Service {
                 let Token(token) = operation.token;
                 let operation = self.store.operations(kind).with_token(id, token);
                 let lease = operation.lease(&self.open(&steady, collection)?, key);
+                let lease = lease.called_by(caller);
                 match reason {
                     Some(reason) => lease.reason(reason).await,
                     None => lease.await,
@@ -132,15 +133,12 @@ impl Service {
             }
             None => {
                 let documents = self.open(&steady, collection)?;
-                let mut lease = documents.lease(key);
+                let mut lease = documents.lease(key).called_by(caller);
                 if let Some(millis) = ttl_ms {
                     lease = lease.ttl(Duration::from_millis(millis));
                 }
                 if let Some(reason) = reason {
                     lease = lease.reason(reason);
-                }
-                if let Some(actor) = actor {
-                    lease = lease.by(actor);
                 }
                 lease.await
             }
@@ -155,11 +153,13 @@ impl Service {
         key: &str,
         request: Request,
     ) -> Result<Response, Problem> {
-        let token = token(request.headers())?;
+        let (token, caller) = (token(request.headers())?, request::caller(request.headers())?);
         let Renew { ttl_ms } = request::json(request, &self.options).await?;
         let steady = self.steady().await;
-        let lease = self.leased(&steady, collection, key)?.lease_with_token(key, token);
-        self.held(StatusCode::OK, lease.renew(Duration::from_millis(ttl_ms)).await)
+        let documents = self.leased(&steady, collection, key, &caller)?;
+        let lease = documents.lease_with_token(key, token);
+        let renewal = lease.renew(Duration::from_millis(ttl_ms)).called_by(caller);
+        self.held(StatusCode::OK, renewal.await)
     }
 
     /// `DELETE /collections/{collection}/{key}/lease`.
@@ -169,15 +169,18 @@ impl Service {
         key: &str,
         request: Request,
     ) -> Result<Response, Problem> {
-        let token = token(request.headers())?;
+        let (token, caller) = (token(request.headers())?, request::caller(request.headers())?);
         let steady = self.steady().await;
-        let lease = self.leased(&steady, collection, key)?.lease_with_token(key, token);
-        lease.release().await.map_err(|error| self.refusal(&error))?;
-        Ok(response::empty(StatusCode::NO_CONTENT))
+        let documents = self.leased(&steady, collection, key, &caller)?;
+        let lease = documents.lease_with_token(key, token);
+        let released = lease.release().called_by(caller).await;
+        let released = released.map_err(|error| self.refusal(&error))?;
+        let answer = response::empty(StatusCode::NO_CONTENT);
+        Ok(response::replayed(answer, released.is_replayed()))
     }
 
     /// The collection of a key that may be leased. A lease is there although its collection has
-    /// not been written.
+    /// not been written, and so are the answers of one that has ended.
     ///
     /// # Errors
     /// 404.
@@ -186,8 +189,9 @@ impl Service {
         steady: &Steady<'_>,
         collection: &str,
         key: &str,
+        caller: &Caller,
     ) -> Result<Collection<String, Document>, Problem> {
-        match self.store.has_lease(collection, key) {
+        match self.store.has_lease(collection, key) || self.store.remembers(caller) {
             true => self.open(steady, collection),
             false => self.existing(steady, collection),
         }
@@ -196,7 +200,8 @@ impl Service {
     fn held(&self, status: StatusCode, lease: StoreResult<Lease>) -> Result<Response, Problem> {
         let lease = lease.map_err(|error| self.refusal(&error))?;
         let (token, expires_at) = (lease.token().get(), lease.expires_at().map(time));
-        Ok(response::members(status, &Held { token, expires_at }))
+        let answer = response::members(status, &Held { token, expires_at });
+        Ok(response::replayed(answer, lease.is_replayed()))
     }
 }
 
@@ -218,7 +223,6 @@ impl<'a> Shown<'a> {
 /// # Errors
 /// 400 if it does not say.
 fn token(headers: &HeaderMap) -> Result<Version, Problem> {
-    request::refuse_operation_id(headers)?;
     request::lease(headers)?
         .ok_or_else(|| malformed("send Ifmatch-Lease with the token that taking the lease gave"))
 }

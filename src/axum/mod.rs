@@ -68,6 +68,13 @@ pub use tokens::{Tokens, TokensError};
 /// own, and what is said to whom an operation stands in the way: `message` and `domain`. `GET
 /// /collections` and `GET /operations/{kind}` tell the settings.
 ///
+/// Whatever is written with an `Idempotency-Key` is done once (G5): sent again by the same actor it
+/// gets its first answer, with `Idempotency-Replayed: true`, also after a restart; with another
+/// payload it is a 422. A lease that is taken again has the same `token` and `expires_at`, although
+/// it may have been renewed or have ended since. A step of an operation is answered with the
+/// operation as it is now; a heartbeat that is sent again is no sign of life. Settings stay as
+/// others may have set them since. What is refused is not remembered.
+///
 /// `GET /changes?since=&collection=&prefix=&limit=&wait_ms=` gives the [feed](crate::feed) in pages
 /// of whole commits (G9). `next_since` of one page is `since` of the next, also where `collection`
 /// and `prefix` (of keys) pass over everything; without `since` it begins with the oldest that is

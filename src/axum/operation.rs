@@ -191,14 +191,14 @@ impl Service {
         step: Step,
         request: Request,
     ) -> Result<Response, Problem> {
-        request::refuse_operation_id(request.headers())?;
+        let caller = request::caller(request.headers())?;
         let (operations, options) = (self.store.operations(kind), &self.options);
         let holder = |Token(token)| operations.with_token(id, token);
         let taken = match step {
             Step::Heartbeat => {
                 let Heartbeat { token } = request::json(request, options).await?;
                 self.known(&operations, kind, id)?;
-                holder(token).heartbeat().await
+                holder(token).heartbeat().called_by(caller).await
             }
             Step::Progress => {
                 let Progress { token, progress } = request::json(request, options).await?;
@@ -206,26 +206,26 @@ impl Service {
                     return Err(malformed("progress is a number from 0 to 100"));
                 }
                 self.known(&operations, kind, id)?;
-                holder(token).progress(progress).await
+                holder(token).progress(progress).called_by(caller).await
             }
             Step::Complete => {
                 let Complete { token, result } = request::json(request, options).await?;
                 let result = stored(result)?;
                 self.known(&operations, kind, id)?;
-                holder(token).complete(result).await
+                holder(token).complete(result).called_by(caller).await
             }
             Step::Fail => {
                 let Fail { token, error } = request::json(request, options).await?;
                 let error = stored(error)?;
                 self.known(&operations, kind, id)?;
-                holder(token).fail(error).await
+                holder(token).fail(error).called_by(caller).await
             }
             Step::Cancel => {
                 let Cancel { token, force } = request::json(request, options).await?;
                 self.known(&operations, kind, id)?;
                 match token {
-                    Some(token) => holder(token).cancel().await,
-                    None if force => operations.cancel(id).await,
+                    Some(token) => holder(token).cancel().called_by(caller).await,
+                    None if force => operations.cancel(id).called_by(caller).await,
                     None => {
                         return Err(malformed(
                             "send the token of the operation; an operator who has none says \
@@ -236,7 +236,8 @@ impl Service {
             }
         };
         let info = taken.map_err(|error| self.refusal(&error))?;
-        Ok(response::members(StatusCode::OK, &self.show(&info)))
+        let answer = response::members(StatusCode::OK, &self.show(&info));
+        Ok(response::replayed(answer, info.is_replayed()))
     }
 
     fn show<'a>(&self, info: &'a OperationInfo) -> Shown<'a> {

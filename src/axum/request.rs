@@ -12,7 +12,9 @@ use serde_json::Number;
 use super::RouterOptions;
 use super::path::{malformed, parameters};
 use crate::collection::Collection;
+use crate::entity::Actor;
 use crate::http::{Conditions, Problem, ProblemReason};
+use crate::ids::Caller;
 use crate::precondition::Precondition;
 use crate::version::{Lineage, Version};
 use crate::write::Write;
@@ -258,15 +260,13 @@ pub(super) fn operation_id(headers: &HeaderMap) -> Result<Option<String>, Proble
     if id.is_empty() { Err(wrong()) } else { Ok(Some(id)) }
 }
 
-/// Refuses an id where a second try would not be known for what it is.
+/// Who asks, and with which operation id.
 ///
 /// # Errors
 /// 400.
-pub(super) fn refuse_operation_id(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key("idempotency-key") {
-        return Err(malformed("Idempotency-Key has no meaning here; send the request without it"));
-    }
-    Ok(())
+pub(super) fn caller(headers: &HeaderMap) -> Result<Caller, Problem> {
+    let actor = actor(headers)?.map(Actor::from);
+    Ok(Caller { actor, operation_id: operation_id(headers)? })
 }
 
 /// `Ifmatch-Lease`: the token of a lease.

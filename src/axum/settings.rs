@@ -13,16 +13,18 @@ use tokio::task::spawn_blocking;
 
 use super::openapi::{LINE, POINTER};
 use super::path::malformed;
-use super::request::{Intent, body as body_of, expect_json, members, whole_or_null};
+use super::request::{Intent, body as body_of, caller, expect_json, members, whole_or_null};
 use super::response;
 use super::service::{Service, Steady};
 use crate::codec::Json;
 use crate::collection::Collection;
 use crate::error::{Error, Result as StoreResult};
 use crate::http::{Conditions, Document, Problem, ProblemReason, StaleStatus};
+use crate::ids::Caller;
 use crate::operation::Operations;
 use crate::precondition::Precondition;
 use crate::store::Store;
+use crate::write::{Put, Write};
 
 /// The most unique indexes of a collection.
 const INDEXES: usize = 16;
@@ -160,45 +162,81 @@ impl Service {
         name: &str,
         request: Request,
     ) -> Result<Response, Problem> {
-        let settings: CollectionSettings = self.settings_sent(request).await?;
+        let (settings, caller): (CollectionSettings, _) = self.settings_sent(request).await?;
         if settings.unique.len() > INDEXES {
             return Err(malformed(format!("a collection has at most {INDEXES} unique indexes")));
         }
         // What is under way is done with the collection as it was.
         let alone = Arc::clone(&self.steady).write_owned().await;
         let mut tries = 1;
-        loop {
-            let (service, name, settings) = (Arc::clone(&self), name.to_owned(), settings.clone());
-            let changed = spawn_blocking(move || service.change(&name, &settings)).await;
+        let replayed = loop {
+            let (service, name, caller) = (Arc::clone(&self), name.to_owned(), caller.clone());
+            let settings = settings.clone();
+            let changed = spawn_blocking(move || service.change(&name, &settings, &caller)).await;
             match changed.map_err(|_| stopped())? {
                 Err(Error::CollectionInUse { .. }) if tries < TRIES => tries += 1,
                 Err(Error::Index { detail, .. }) => return Err(malformed(detail)),
                 Err(error) => return Err(self.refusal(&error)),
-                Ok(()) => break,
+                Ok(replayed) => break replayed,
             }
             tokio::time::sleep(PAUSE).await;
-        }
+        };
         drop(alone);
-        Ok(response::members(StatusCode::OK, &self.shown(name, &settings)))
+        let answer = response::members(StatusCode::OK, &self.shown(name, &settings));
+        Ok(response::replayed(answer, replayed))
     }
 
-    /// Makes the collection what the settings say, and keeps them; or changes nothing. Blocks.
-    fn change(&self, name: &str, settings: &CollectionSettings) -> StoreResult<()> {
-        let bytes = serde_json::to_vec(settings).unwrap_or_default();
-        let keep = || {
-            let put = self.settings.put(Named::Collection(name).key(), bytes.clone());
-            put.condition(Precondition::Unconditional).commit()
+    /// Makes the collection what the settings say, and keeps them; or changes nothing, be it that
+    /// this has been done before. Then it returns `true`. Blocks.
+    fn change(
+        &self,
+        name: &str,
+        settings: &CollectionSettings,
+        caller: &Caller,
+    ) -> StoreResult<bool> {
+        let keep = |condition| {
+            let kept = self.keep(Named::Collection(name), settings, caller, condition).commit();
+            kept.map(|kept| kept.is_replayed())
         };
+        // What others have set since is left as it is.
+        if self.store.remembers(caller) {
+            match keep(Precondition::MatchesAny(Vec::new())) {
+                // It was forgotten just now.
+                Err(Error::Conflict(_)) => {}
+                replayed => return replayed,
+            }
+        }
+        let keep = || keep(Precondition::Unconditional);
         declare(&self.store, name, settings).check()?;
         let before = self.kept::<CollectionSettings>(Named::Collection(name))?;
         open(&self.store, name, &before, self.options.history)?;
         if (&before.unique, before.history) == (&settings.unique, settings.history) {
-            return keep().map(drop);
+            return keep();
         }
         let reopening = declare(&self.store, name, settings).reopen()?;
-        keep()?;
-        reopening.finish();
-        Ok(())
+        let replayed = keep()?;
+        if !replayed {
+            reopening.finish();
+        }
+        Ok(replayed)
+    }
+
+    fn keep(
+        &self,
+        of: Named<'_>,
+        settings: &impl Serialize,
+        caller: &Caller,
+        condition: Precondition,
+    ) -> Write<'_, String, Vec<u8>, Put> {
+        let bytes = serde_json::to_vec(settings).unwrap_or_default();
+        let mut put = self.settings.put(of.key(), bytes).condition(condition);
+        if let Some(actor) = &caller.actor {
+            put = put.by(actor);
+        }
+        match &caller.operation_id {
+            Some(id) => put.operation_id(id),
+            None => put,
+        }
     }
 
     /// `GET /operations/{kind}`.
@@ -208,7 +246,7 @@ impl Service {
 
     /// `PUT /operations/{kind}`: all of its settings, whatever they were.
     pub(super) async fn set_kind(&self, name: &str, request: Request) -> Result<Response, Problem> {
-        let settings: KindSettings = self.settings_sent(request).await?;
+        let (settings, caller): (KindSettings, _) = self.settings_sent(request).await?;
         let wording = [("message", &settings.message), ("domain", &settings.domain)];
         for (member, text) in wording {
             let is_wrong = |text: &String| {
@@ -225,10 +263,9 @@ impl Service {
             let detail = format!("at most {KINDS} kinds of operations have settings");
             return Err(Problem::new(ProblemReason::Limit, detail));
         }
-        let bytes = serde_json::to_vec(&settings).unwrap_or_default();
-        let kept = self.settings.put(key, bytes).condition(Precondition::Unconditional).await;
-        kept.map_err(|error| self.refusal(&error))?;
-        Ok(shown_kind(&settings))
+        let kept = self.keep(Named::Kind(name), &settings, &caller, Precondition::Unconditional);
+        let kept = kept.await.map_err(|error| self.refusal(&error))?;
+        Ok(response::replayed(shown_kind(&settings), kept.is_replayed()))
     }
 
     /// Operations of a kind, in scopes as its settings say.
@@ -300,18 +337,20 @@ impl Service {
         kept(&self.settings, of)
     }
 
-    async fn settings_sent<T: DeserializeOwned>(&self, request: Request) -> Result<T, Problem> {
+    async fn settings_sent<T: DeserializeOwned>(
+        &self,
+        request: Request,
+    ) -> Result<(T, Caller), Problem> {
         let (parts, body) = request.into_parts();
         let intent = Intent::of(&parts)?;
-        let is_bare = intent.conditions == Conditions::default() && intent.operation_id.is_none();
-        if !is_bare || intent.lease.is_some() {
-            return Err(malformed(
-                "settings are set as a whole, without conditions, leases or Idempotency-Key",
-            ));
+        if intent.conditions != Conditions::default() || intent.lease.is_some() {
+            return Err(malformed("settings are set as a whole, without conditions or leases"));
         }
+        let caller = caller(&parts.headers)?;
         // No body at all would set everything back.
         expect_json(&parts.headers)?;
-        members(&body_of(Request::from_parts(parts, body), &self.options).await?)
+        let body = body_of(Request::from_parts(parts, body), &self.options).await?;
+        Ok((members(&body)?, caller))
     }
 
     fn shown<'a>(&self, name: &str, settings: &'a CollectionSettings) -> Shown<'a> {

@@ -100,6 +100,11 @@ impl LeaseForOperation<'_> {
         self
     }
 
+    #[cfg(feature = "axum")]
+    pub(crate) fn called_by(self, caller: Caller) -> Self {
+        LeaseForOperation { caller, ..self }
+    }
+
     /// Takes the lease and blocks until that is durable (G3).
     ///
     /// # Errors

@@ -176,7 +176,7 @@ fn g12_what_is_no_lease_is_refused() {
         assert_eq!((refused.status, refused.reason().as_str()), (400, "malformed"), "{body}");
     }
     assert_eq!(client.call("POST", LEASE, &[], "{}").status, 415);
-    let keyed = client.call("POST", LEASE, &[("idempotency-key", "a")], "");
+    let keyed = client.call("POST", LEASE, &[("idempotency-key", "\"")], "");
     assert_eq!(keyed.reason(), "malformed");
     assert_eq!(client.get(LEASE).status, 404);
     assert_eq!(client.call("POST", LEASE, &[], "").status, 201);

@@ -3,6 +3,8 @@
 mod changes;
 mod client;
 mod clients;
+#[path = "../common/mod.rs"]
+mod common;
 mod conditions;
 mod dialects;
 mod documents;
@@ -12,6 +14,7 @@ mod idempotency;
 mod leases;
 mod many;
 mod metrics;
+mod once;
 mod openapi;
 mod operations;
 mod pages;

@@ -17,6 +17,7 @@ const FENCED: ProblemReason = ProblemReason::Conflict(Reason::Fenced);
 const LOCKED: ProblemReason = ProblemReason::Conflict(Reason::Locked);
 const IN_PROGRESS: ProblemReason = ProblemReason::Conflict(Reason::InProgress);
 const WRONG_STATE: ProblemReason = ProblemReason::Conflict(Reason::WrongState);
+const KEY_REUSED: ProblemReason = ProblemReason::KeyReused;
 const CONTENDED: ProblemReason = ProblemReason::Conflict(Reason::Contended);
 
 /// Headers of a document.
@@ -32,6 +33,9 @@ const WRITTEN: &[&str] = &[
     "Idempotency-Replayed",
     "Preference-Applied",
 ];
+
+/// Headers of whatever else was done.
+const REPLAYED: &[&str] = &["Idempotency-Replayed"];
 
 pub(super) fn endpoints(schemas: &mut Schemas) -> Vec<Endpoint> {
     let mut all = Vec::from(about_collections(schemas));
@@ -86,10 +90,12 @@ fn about_collections(schemas: &mut Schemas) -> [Endpoint; 4] {
             .answers_with(200, "A page", &[], schemas.given::<read::Page>())
             .refuses([NOT_FOUND, ProblemReason::WrongState]),
         Endpoint::new("put", PATH, "setCollection", "All settings of a collection")
+            .with(WRITES)
             .takes(schemas.taken::<settings::CollectionSettings>())
-            .answers_with(200, "As they are now", &[], schemas.given::<settings::Shown>())
+            .answers_with(200, "As they are now", REPLAYED, schemas.given::<settings::Shown>())
             .writes()
-            .refuses([ProblemReason::WrongState, ProblemReason::Conflict(Reason::Duplicate)]),
+            .refuses([ProblemReason::WrongState, ProblemReason::Conflict(Reason::Duplicate)])
+            .refuses([KEY_REUSED]),
         Endpoint::new("post", PATH, "createDocument", "A document under a new key")
             .with(WRITE)
             .takes(any())
@@ -147,28 +153,29 @@ fn about_leases(schemas: &mut Schemas) -> [Endpoint; 4] {
             .answers_with(200, "The lease", &[], schemas.given::<lease::Shown>())
             .refuses([NOT_FOUND, ProblemReason::WrongState]),
         Endpoint::new("post", PATH, "takeLease", "Takes a lease of the key")
-            .with(["Ifmatch-Actor"])
+            .with(WRITES)
             .takes(schemas.taken::<lease::Take>())
             .or_nothing()
-            .answers_with(201, "It is taken", &[], schemas.given::<lease::Held>())
+            .answers_with(201, "It is taken", REPLAYED, schemas.given::<lease::Held>())
             .writes()
-            .refuses([LOCKED, FENCED, CONTENDED, ProblemReason::WrongState]),
+            .refuses([LOCKED, FENCED, CONTENDED, ProblemReason::WrongState, KEY_REUSED]),
         Endpoint::new("put", PATH, "renewLease", "Prolongs the lease, from now on")
             .with(["Held-Lease"])
+            .with(WRITES)
             .takes(schemas.taken::<lease::Renew>())
-            .answers_with(200, "It is prolonged", &[], schemas.given::<lease::Held>())
+            .answers_with(200, "It is prolonged", REPLAYED, schemas.given::<lease::Held>())
             .writes()
-            .refuses([NOT_FOUND, FENCED, CONTENDED, ProblemReason::WrongState]),
+            .refuses([NOT_FOUND, FENCED, CONTENDED, ProblemReason::WrongState, KEY_REUSED]),
         Endpoint::new("delete", PATH, "releaseLease", "Gives the lease back")
             .with(["Held-Lease"])
-            .answers(204, "It is given back", &[])
+            .with(WRITES)
+            .answers(204, "It is given back", REPLAYED)
             .writes()
-            .refuses([NOT_FOUND, FENCED, CONTENDED, ProblemReason::WrongState]),
+            .refuses([NOT_FOUND, FENCED, CONTENDED, ProblemReason::WrongState, KEY_REUSED]),
     ]
 }
 
 fn about_many(schemas: &mut Schemas) -> [Endpoint; 3] {
-    const REPLAYED: &[&str] = &["Idempotency-Replayed"];
     [
         Endpoint::new("post", "/batch", "batch", "Many writes, each by itself")
             .with(WRITES)
@@ -195,9 +202,11 @@ fn about_operations(schemas: &mut Schemas) -> [Endpoint; 4] {
         Endpoint::new("get", PATH, "readKind", "The settings of a kind of operations")
             .answers_with(200, "As they are", &[], schemas.given::<settings::ShownKind>()),
         Endpoint::new("put", PATH, "setKind", "All settings of a kind of operations")
+            .with(WRITES)
             .takes(schemas.taken::<settings::KindSettings>())
-            .answers_with(200, "As they are now", &[], schemas.given::<settings::ShownKind>())
-            .writes(),
+            .answers_with(200, "As they are now", REPLAYED, schemas.given::<settings::ShownKind>())
+            .writes()
+            .refuses([KEY_REUSED]),
         Endpoint::new("post", PATH, "beginOperation", "Begins an operation, or queues it")
             .with(WRITES)
             .takes(schemas.taken::<operation::Ask>())
@@ -208,7 +217,7 @@ fn about_operations(schemas: &mut Schemas) -> [Endpoint; 4] {
                 schemas.given::<operation::Shown>(),
             )
             .writes()
-            .refuses([IN_PROGRESS, CONTENDED, ProblemReason::KeyReused]),
+            .refuses([IN_PROGRESS, CONTENDED, KEY_REUSED]),
         Endpoint::new("get", "/operations/{kind}/{id}", "readOperation", "An operation")
             .with(["wait_ms"])
             .answers_with(200, "As it is", &[], schemas.given::<operation::Shown>())
@@ -220,10 +229,11 @@ fn about_steps(schemas: &mut Schemas) -> [Endpoint; 5] {
     let shown = schemas.given::<operation::Shown>();
     let step = |path, id, summary, body| {
         Endpoint::new("post", path, id, summary)
+            .with(WRITES)
             .takes(body)
-            .answers_with(200, "As it is now", &[], shown.clone())
+            .answers_with(200, "As it is now", REPLAYED, shown.clone())
             .writes()
-            .refuses([NOT_FOUND, FENCED, WRONG_STATE, IN_PROGRESS, CONTENDED])
+            .refuses([NOT_FOUND, FENCED, WRONG_STATE, IN_PROGRESS, CONTENDED, KEY_REUSED])
     };
     [
         step(
