@@ -88,7 +88,11 @@ pub(crate) enum Outcome {
 pub(crate) type Body = Box<dyn FnMut(&mut Transaction<'_>) -> Result<Done> + Send>;
 
 /// A step as a transaction.
-pub(crate) fn run(store: &Arc<Inner>, step: Step, caller: Caller) -> Run<Body, Done> {
+pub(crate) fn run(store: &Arc<Inner>, step: Step, mut caller: Caller) -> Run<Body, Done> {
+    if let Step::Begin(ask) = &step {
+        let Ask { actor, operation_id, .. } = &**ask;
+        caller = Caller { actor: actor.clone(), operation_id: operation_id.clone() };
+    }
     let actor = match &step {
         Step::Begin(ask) => ask.actor.clone(),
         // What it leases is its holder's.
@@ -120,14 +124,34 @@ fn kept(done: &Done) -> Option<Box<[u8]>> {
 impl Step {
     /// All that the caller says of it, as what an operation id stands for.
     fn payload(&self) -> Vec<u8> {
-        let Step::Hold { kind, id, token, verb } = self else { return Vec::new() };
         let mut bytes = Vec::new();
         let mut put = |part: &[u8]| put_bytes(&mut bytes, part);
-        put(kind.as_bytes());
-        put(id.as_bytes());
-        // Without one it is an operator's.
-        put(token.map(|token| token.bits().to_le_bytes()).as_ref().map_or(&[], |it| it));
-        match verb {
+        match self {
+            Step::Begin(ask) => {
+                let Ask { kind, own_scope, scope, input, .. } = &**ask;
+                put(b"begin");
+                put(kind.as_bytes());
+                put(&[u8::from(*own_scope)]);
+                put(scope.as_bytes());
+                input.iter().for_each(|input| put(input));
+            }
+            Step::Hold { kind, id, token, verb } => {
+                put(b"hold");
+                put(kind.as_bytes());
+                put(id.as_bytes());
+                // Without one it is an operator's.
+                put(token.map(|token| token.bits().to_le_bytes()).as_ref().map_or(&[], |it| it));
+                verb.put(put);
+            }
+            Step::Expire(_) | Step::Forget(_) => {}
+        }
+        bytes
+    }
+}
+
+impl Verb {
+    fn put(&self, mut put: impl FnMut(&[u8])) {
+        match self {
             Verb::Heartbeat => put(b"heartbeat"),
             Verb::Progress(percent) => {
                 put(b"progress");
@@ -142,7 +166,6 @@ impl Step {
                 output.iter().for_each(|output| put(output));
             }
         }
-        bytes
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Run<F, R> {
 }
 
 /// What the crate's own steps have done with what their closures return. If one has landed before,
-/// its closure runs all the same, is told so by the [`Transaction`], and only reads.
+/// its closure runs all the same, and is told so by the [`Transaction`].
 pub(crate) struct Own<R> {
     /// Once it has landed, with nothing locked.
     pub(crate) landed: fn(&mut R),
@@ -119,7 +119,8 @@ where
             return Ok(Phase::nothing(Ok(answer), verdict.rests_on));
         }
         if let Some(Own { kept, .. }) = &self.own {
-            let kept = kept(&value);
+            // What had landed before, and is forgotten, is done anew under the id that it has.
+            let kept = kept(&value).filter(|_| before.is_none());
             terms.claim = terms.claim.zip(kept).map(|(claim, kept)| claim.with_value(kept));
         }
         let claim = terms.claim.as_ref().map_or(0, |claim| claim.payload(&store.ids));
