@@ -9,6 +9,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::disk::{Directory, Disk};
 use crate::error::{Error, Limit, Result};
 use crate::log::segment::Size;
+use crate::parallel;
 use crate::progress::{OnProgress, Progress};
 use crate::store::Store;
 
@@ -267,10 +268,9 @@ impl fmt::Debug for StoreBuilder {
 
 impl Default for StoreBuilder {
     fn default() -> StoreBuilder {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         StoreBuilder {
             // Enough that two writers of different keys rarely meet.
-            stripes: (cores * 16).next_power_of_two(),
+            stripes: (parallel::cores() * 16).next_power_of_two(),
             limits: Limits::default(),
             retry: RetryPolicy::default(),
             segment_size: Size::default(),

@@ -1,6 +1,7 @@
 //! Work on many items at once, where there are enough of them for more than one thread.
 
 use std::panic::resume_unwind;
+use std::sync::OnceLock;
 
 /// Fewer items than this are not worth a thread.
 const WORTH_A_THREAD: usize = 4_096;
@@ -32,15 +33,16 @@ pub(crate) fn in_parts_of<T: Sync, R: Send>(
     })
 }
 
-#[cfg(not(ifmatch_loom))]
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// How many threads the process may run at once, as it was when it was first asked: the answer
+/// takes several files of the kernel's, and a store that is opened asks often.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// loom knows its own threads alone.
-#[cfg(ifmatch_loom)]
 fn threads() -> usize {
-    1
+    if cfg!(ifmatch_loom) { 1 } else { cores() }
 }
 
 #[cfg(test)]
