@@ -50,17 +50,19 @@ impl Begun {
     }
 }
 
-/// A place among those that are worked on, for whoever has a token if one is needed.
+/// A place among those that are worked on, for whoever has a token if one is needed: if there are
+/// tokens, and the path is not open to all.
 ///
 /// # Errors
 /// 400, 401, 403 and 503.
 pub(super) fn admit<'a>(
     request: &mut Request,
+    is_open: bool,
     options: &RouterOptions,
     slots: &'a Semaphore,
 ) -> Result<SemaphorePermit<'a>, Problem> {
     if let Some(tokens) = &options.tokens
-        && request.uri().path() != "/healthz"
+        && !is_open
     {
         tokens.admit(request.headers_mut())?;
     }

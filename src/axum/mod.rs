@@ -3,6 +3,7 @@
 mod answer;
 mod batch;
 mod changes;
+mod console;
 mod entry;
 mod events;
 mod extract;
@@ -53,7 +54,8 @@ pub use tokens::{Tokens, TokensError};
 ///
 /// Serves `/collections`, `/collections/{collection}`, `/collections/{collection}/{key}` with its
 /// `/history` and its `/lease`, `/batch`, `/transactions`, `/operations/{kind}`,
-/// `/operations/{kind}/{id}` with its steps, `/changes`, `/metrics`, `/healthz` and
+/// `/operations/{kind}/{id}` with its steps, `/changes`, `/metrics`, `/healthz`,
+/// at `/` a page for people, and
 /// `/openapi.json`, which describes all of that, and answers everything else itself: give it a path
 /// of its own with [`Router::nest`]. Its collections are
 /// [`Collection<String, Document>`](crate::Collection) in the codec [`Json`](crate::Json), so that
@@ -203,7 +205,8 @@ impl RouterOptions {
     }
 
     /// Who may use the router: requests without one of these tokens in `Authorization: Bearer` are
-    /// refused with 401 before anything else of them is looked at, except of `/healthz`. The name
+    /// refused with 401 before anything else of them is looked at, except of `/healthz`
+    /// and of the page at `/`, which holds nothing. The name
     /// of the token is the actor of what the request does; `Ifmatch-Actor` with another name is
     /// refused with 403. Without this everybody may, in any name.
     pub fn tokens(mut self, tokens: Tokens) -> RouterOptions {

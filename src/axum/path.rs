@@ -23,6 +23,7 @@ const OPERATION_ID_DIGITS: usize = 22;
 /// What a path names.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Resource {
+    Console,
     Health,
     Metrics,
     OpenApi,
@@ -57,6 +58,7 @@ impl Resource {
     pub(super) fn parse(path: &str) -> Result<Resource, Problem> {
         let segments: Vec<_> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
         match *segments {
+            [""] => Ok(Resource::Console),
             ["changes"] => Ok(Resource::Changes),
             ["healthz"] => Ok(Resource::Health),
             ["metrics"] => Ok(Resource::Metrics),
@@ -90,7 +92,8 @@ impl Resource {
     pub(super) fn methods(&self) -> &'static str {
         match self {
             Resource::Health | Resource::Changes | Resource::History { .. } => "GET, HEAD, OPTIONS",
-            Resource::Metrics
+            Resource::Console
+            | Resource::Metrics
             | Resource::OpenApi
             | Resource::Collections
             | Resource::Operation { .. } => "GET, HEAD, OPTIONS",
@@ -286,8 +289,7 @@ mod tests {
         assert_eq!(Resource::parse("/healthz").unwrap(), Resource::Health);
         let document = Resource::Document { collection: "a-b_1".into(), key: "x/%2F é".into() };
         assert_eq!(Resource::parse("/collections/a-b_1/x%2F%252F%20é").unwrap(), document);
-        for path in
-            ["", "/", "/collections/a/b/c", "/healthz/", "/collections/a/b/", "/Collections/a"]
+        for path in ["//", "/collections/a/b/c", "/healthz/", "/collections/a/b/", "/Collections/a"]
         {
             assert_eq!(status(path), 404, "{path}");
         }

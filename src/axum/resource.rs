@@ -90,7 +90,7 @@ async fn handle<V: Representation>(
     let timers = &typed.entities.store.service;
     let begun = Begun::of(&request, timers);
     let answer = async {
-        let _slot = admit(&mut request, &typed.options, &typed.slots)?;
+        let _slot = admit(&mut request, false, &typed.options, &typed.slots)?;
         let path = begun.path.trim_end_matches('/');
         match request.uri().path().strip_prefix('/').unwrap_or_default().to_owned() {
             segment if segment.is_empty() => typed.all(request, path).await,

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, Sema
 use tracing::Instrument;
 
 use super::RouterOptions;
+use super::console;
 use super::front::{Begun, admit, overloaded};
 use super::metrics::Metrics;
 use super::patch::ACCEPTED;
@@ -48,8 +49,10 @@ pub(super) type Steady<'a> = RwLockReadGuard<'a, ()>;
 pub(super) async fn handle(State(service): State<Arc<Service>>, mut request: Request) -> Response {
     let (options, timers) = (&service.options, &service.store.inner.service);
     let begun = Begun::of(&request, timers);
+    // These tell nothing.
+    let is_open = matches!(request.uri().path(), "/" | "/healthz");
     let answer = async {
-        let slot = admit(&mut request, options, &service.slots)?;
+        let slot = admit(&mut request, is_open, options, &service.slots)?;
         service.answer(request, &begun.path, slot).await
     };
     let answer = answer.instrument(begun.span.clone()).await;
@@ -74,6 +77,7 @@ impl Service {
                 Ok(response::accepting(response::options(methods), ACCEPTED))
             }
             (_, &Method::OPTIONS) => Ok(response::options(methods)),
+            (Resource::Console, &Method::GET | &Method::HEAD) => Ok(console::page()),
             (Resource::Health, &Method::GET | &Method::HEAD) => self.health(),
             (Resource::Metrics, &Method::GET | &Method::HEAD) => Ok(self.metrics()),
             (Resource::OpenApi, &Method::GET | &Method::HEAD) => Ok(self.openapi(path)),

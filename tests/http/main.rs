@@ -6,6 +6,7 @@ mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 mod conditions;
+mod console;
 mod dialects;
 mod documents;
 mod embed;

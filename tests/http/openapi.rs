@@ -32,7 +32,7 @@ pub(crate) fn check(method: &str, path: &str, answer: &Answer) {
         return;
     }
     // Of an application of another kind, or one that the router is nested in.
-    if path == "/" || ["/rooms", "/store/"].iter().any(|other| path.starts_with(other)) {
+    if path == "/" || ["/rooms", "/store"].iter().any(|other| path.starts_with(other)) {
         return;
     }
     let Some(template) = template(path) else {

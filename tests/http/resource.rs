@@ -224,7 +224,9 @@ fn options_hold_for_a_typed_collection() {
     let tokens: Tokens = format!("ann:{}", "0".repeat(64)).parse().unwrap();
     let closed = RouterOptions::default().tokens(tokens).resource(rooms());
     let client = Client::of(Router::new().nest("/rooms", closed));
-    assert_eq!(client.get(PATH).reason(), "unauthorized");
+    for path in [PATH, "/rooms", "/rooms/healthz"] {
+        assert_eq!(client.get(path).reason(), "unauthorized", "{path}");
+    }
 
     let none = RouterOptions::default().max_in_flight(0).resource(rooms());
     let full = block_on(Client::of(Router::new().nest("/rooms", none)).send_async(request(

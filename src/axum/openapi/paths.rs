@@ -269,7 +269,7 @@ fn about_steps(schemas: &mut Schemas) -> [Endpoint; 5] {
     ]
 }
 
-fn about_the_server() -> [Endpoint; 3] {
+fn about_the_server() -> [Endpoint; 4] {
     let status = json_schema!({
         "type": "object", "properties": { "status": { "const": "ok" } }, "required": ["status"],
     });
@@ -278,6 +278,9 @@ fn about_the_server() -> [Endpoint; 3] {
         Endpoint::new("get", "/healthz", "health", "Whether the server serves")
             .answers_with(200, "It does", &[], status)
             .refuses([ProblemReason::Poisoned])
+            .open(),
+        Endpoint::new("get", "/", "console", "A page for people")
+            .answers_as(200, "It asks for what it shows", "text/html")
             .open(),
         Endpoint::new("get", "/metrics", "measure", "What the server has seen").answers_as(
             200,
