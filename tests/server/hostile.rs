@@ -26,7 +26,7 @@ fn what_is_no_request_is_answered_or_cut_off() {
     let server = Server::in_memory(&["--timeout", "1"]);
     let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(1_000));
     let long_header = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "b".repeat(300_000));
-    let no_text = b"GET / HTTP/1.1\r\nHost: x\r\nIf-Match: \xff\xfe\r\nConnection: close\r\n\r\n";
+    let no_text = b"GET /collections/a/b HTTP/1.1\r\nHost: x\r\nIf-Match: \xff\xfe\r\nConnection: close\r\n\r\n";
     let no_path = b"GET /collections/shifts/\xff\xfe HTTP/1.1\r\nConnection: close\r\n\r\n";
     let no_name = b"GET / HTTP/1.1\r\nA\xff: b\r\nConnection: close\r\n\r\n";
     for bytes in [
@@ -51,7 +51,7 @@ fn what_is_no_request_is_answered_or_cut_off() {
 
 /// Requests whose end two readers may see in different places. The second, if there is one, asks
 /// for what was not asked for.
-const AMBIGUOUS: [(&str, &str); 11] = [
+const AMBIGUOUS: [(&str, &str); 17] = [
     ("both lengths", "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     ("two lengths", "Content-Length: 1\r\nContent-Length: 2\r\n\r\n1"),
     ("two lengths in one", "Content-Length: 1, 2\r\n\r\n1"),
@@ -62,6 +62,14 @@ const AMBIGUOUS: [(&str, &str); 11] = [
     ("a long chunk size", "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n1\r\n0\r\n\r\n"),
     ("another coding", "Transfer-Encoding: chunked, identity\r\n\r\n1\r\n1\r\n0\r\n\r\n"),
     ("a folded header", "A: b\r\n Content-Length: 1\r\nContent-Length: 1\r\n\r\n1"),
+    // A line may end with LF alone (RFC 9112 section 2.2), but not in a chunk, and what another
+    // reader took for part of a value counts.
+    ("LF before a coding", "A: b\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n1"),
+    ("LF before a length", "A: b\nContent-Length: 2\r\nContent-Length: 1\r\n\r\n1"),
+    ("CR before a length", "A: b\rContent-Length: 1\r\nContent-Length: 1\r\n\r\n1"),
+    ("LF after a chunk size", "Transfer-Encoding: chunked\r\n\r\n1\n1\r\n0\r\n\r\n"),
+    ("LF after a chunk", "Transfer-Encoding: chunked\r\n\r\n1\r\n1\n0\r\n\r\n"),
+    ("LF in a chunk extension", "Transfer-Encoding: chunked\r\n\r\n1;a\nb\r\n1\r\n0\r\n\r\n"),
     ("a space before the colon", "Content-Length : 1\r\nContent-Length: 1\r\n\r\n1"),
 ];
 
@@ -79,6 +87,14 @@ fn what_could_be_read_as_another_request_is_not_answered_twice() {
     let smuggled = b"GET /collections/shifts/smuggled HTTP/1.1\r\nConnection: close\r\n\r\n";
     assert_eq!(statuses(&server.exchange(smuggled)), ["404"]);
     assert_eq!(server.call("GET", "", "").status, 404);
+}
+
+#[test]
+fn lines_that_end_with_lf_alone_are_one_request() {
+    let server = Server::in_memory(&["--timeout", "1"]);
+    let whole = request("PUT", CREATE, "1").replace("\r\n", "\n");
+    assert_eq!(statuses(&server.exchange(whole.as_bytes())), ["201"]);
+    assert_eq!(server.call("GET", "", "").body, "1");
 }
 
 #[test]
@@ -122,6 +138,34 @@ fn a_client_that_takes_nothing_of_its_answers_is_cut_off() {
     };
     assert_ne!(kind, std::io::ErrorKind::WouldBlock, "it is kept open");
     assert_eq!(server.call("GET", "", "").status, 200);
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_a_stream_is_cut_off() {
+    let server = Server::in_memory(&["--timeout", "1"]);
+    let waiting = |count| {
+        let asked = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let told = String::from_utf8(server.exchange(asked.as_bytes())).unwrap();
+        told.contains(&format!("\nifmatch_requests_waiting {count}\n"))
+    };
+    let until_waiting = |count| {
+        let mut tries = (0..1_000).map(|_| thread::sleep(Duration::from_millis(20)));
+        assert!(tries.any(|()| waiting(count)), "{count} requests never wait");
+    };
+    let mut stream = server.connect();
+    let asks = "GET /changes HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n";
+    stream.write_all(asks.as_bytes()).unwrap();
+    until_waiting(1);
+    // Far more than the buffers of both sides hold.
+    let large = format!("[\"{}\"]", "x".repeat(1 << 19));
+    assert_eq!(server.call("PUT", CREATE, &large).status, 201);
+    for _ in 0..60 {
+        let any = "If-Match: *\r\nContent-Type: application/json\r\n";
+        assert_eq!(server.call("PUT", any, &large).status, 200);
+    }
+    until_waiting(0);
+    // What is in the buffers still arrives, and then the end.
+    assert!(read_to_end(&mut stream).len() < 60 << 19, "all of it was sent");
 }
 
 #[test]
