@@ -11,7 +11,7 @@ const PAGE: &str = include_str!("console.html");
 /// Only the page's own script and style run, and it talks to where it came from alone.
 const POLICY: &str = concat!(
     "default-src 'none'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; ",
-    "base-uri 'none'; script-src 'sha256-JfbCeR/6JVhs0xKEVY/YJJPhjWDY1jo+yvlrj90lZOw='; ",
+    "base-uri 'none'; script-src 'sha256-zCvEsKLte5m5udNdPfu4/eD5+eCWe1gUPsxffuaC4ng='; ",
     "style-src 'sha256-kHgWp9Y0VBERp5+9fgZ7sibdWBJiYOjxvYrq+ffGeSU='",
 );
 

@@ -26,7 +26,7 @@ fn what_is_no_request_is_answered_or_cut_off() {
     let server = Server::in_memory(&["--timeout", "1"]);
     let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(1_000));
     let long_header = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "b".repeat(300_000));
-    let no_text = b"GET /collections/a/b HTTP/1.1\r\nHost: x\r\nIf-Match: \xff\xfe\r\nConnection: close\r\n\r\n";
+    let no_text = b"GET /collections/a HTTP/1.1\r\nIf-Match: \xff\xfe\r\nConnection: close\r\n\r\n";
     let no_path = b"GET /collections/shifts/\xff\xfe HTTP/1.1\r\nConnection: close\r\n\r\n";
     let no_name = b"GET / HTTP/1.1\r\nA\xff: b\r\nConnection: close\r\n\r\n";
     for bytes in [

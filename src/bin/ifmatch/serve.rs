@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,12 +10,16 @@ use clap::{Args, ValueEnum};
 use ifmatch::Store;
 use ifmatch::axum::{RouterOptions, Stop, Tokens, open_collections};
 use ifmatch::http::{Google, GoogleLegacy, StaleStatus};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tracing_subscriber::filter::Targets;
 
 use crate::bar::Bar;
 use crate::log;
 use crate::server;
+
+/// Connections that are not taken yet. Whoever finds the queue full tries again after a second.
+const QUEUE: u32 = 1_024;
 
 #[derive(Args)]
 pub(crate) struct Serve {
@@ -94,9 +98,11 @@ impl Serve {
         let tokens = self.tokens.as_deref().map(read_tokens).transpose()?;
         log::start(self.log.clone());
         // Before the store: a second server is then told of the port, not of the directory.
-        let (listener, address) = bind(self.listen).map_err(|error| {
-            format!("cannot listen on {}: {error}; choose another --listen", self.listen)
-        })?;
+        let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
+        let (listener, address) =
+            runtime.block_on(async { bind(self.listen) }).map_err(|error| {
+                format!("cannot listen on {}: {error}; choose another --listen", self.listen)
+            })?;
         let store = match self.memory {
             true => Store::in_memory(),
             false => open(&self.data).map_err(|error| {
@@ -119,7 +125,6 @@ impl Serve {
         };
         let stop = Stop::default();
         let router = options.stop(&stop).router(store.clone());
-        let runtime = Runtime::new().map_err(|error| format!("cannot start threads: {error}"))?;
         let served = runtime
             .block_on(server::serve(listener, router, &stop, self.timeout, || self.greet(address)));
         served.map_err(|error| format!("cannot serve: {error}"))?;
@@ -184,9 +189,14 @@ fn read_tokens(file: &Path) -> Result<Tokens, String> {
     text.parse().map_err(|error| format!("the tokens in {}: {error}", file.display()))
 }
 
+/// Must be called within a runtime.
 fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that is started again finds its port free, but on Windows that would mean that two
+    // can have it.
+    socket.set_reuseaddr(cfg!(unix))?;
+    socket.bind(address)?;
+    let listener = socket.listen(QUEUE)?;
     let address = listener.local_addr()?;
     Ok((listener, address))
 }

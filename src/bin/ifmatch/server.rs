@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpListener;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ifmatch::axum::Stop;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
@@ -48,7 +47,6 @@ pub(crate) async fn serve(
     patience: Duration,
     ready: impl FnOnce(),
 ) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut stop = pin!(stop_signal()?);
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEADER_BYTES);
@@ -120,14 +118,14 @@ impl Connections {
 
     /// A place for the next connection.
     async fn place(&mut self) -> OwnedSemaphorePermit {
+        let mut wait = Duration::ZERO;
         loop {
             let next = Arc::clone(&self.places).acquire_owned();
-            let wait = if self.open.is_empty() { Duration::MAX } else { LEAVE };
             if let Ok(Ok(place)) = timeout(wait, next).await {
                 return place;
             }
             // One that answers a request goes on until it has done so; then the next may leave.
-            self.open.pop_front();
+            wait = if self.open.pop_front().is_some() { LEAVE } else { Duration::MAX };
         }
     }
 
