@@ -108,7 +108,7 @@ impl Service {
                 item.version = Some(version.get());
                 item.etag = Some(self.tag(version).to_string());
             }
-            Err(problem) => item.problem = Some(problem.on(collection, key)),
+            Err(problem) => item.problem = Some(self.options.told(problem.on(collection, key))),
         }
         item
     }

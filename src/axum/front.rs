@@ -44,7 +44,8 @@ impl Begun {
     ) -> Response {
         let Begun { path, span, at, .. } = self;
         let dialect = &*options.dialect;
-        let answer = answer.unwrap_or_else(|problem| response::problem(&problem.at(path), dialect));
+        let answer = answer
+            .unwrap_or_else(|problem| response::problem(&options.told(problem).at(path), dialect));
         trace::answered(&span, answer.status(), timers.now().saturating_sub(at));
         answer
     }

@@ -36,7 +36,7 @@ use ::axum::Router;
 use ::axum::extract::DefaultBodyLimit;
 use tokio::sync::{RwLock, Semaphore};
 
-use crate::http::{Dialect, ProblemJson, StaleStatus};
+use crate::http::{Dialect, Problem, ProblemJson, StaleStatus};
 use crate::options::HISTORY_MAX;
 use crate::store::Store;
 
@@ -116,6 +116,7 @@ pub fn router(store: Store) -> Router {
 #[must_use = "options do nothing before `router`"]
 pub struct RouterOptions {
     stale_status: StaleStatus,
+    shows_values: bool,
     dialect: Arc<dyn Dialect>,
     body_limit: usize,
     body_timeout: Option<Duration>,
@@ -130,6 +131,7 @@ impl Default for RouterOptions {
     fn default() -> RouterOptions {
         RouterOptions {
             stale_status: StaleStatus::default(),
+            shows_values: true,
             dialect: Arc::new(ProblemJson),
             body_limit: 1 << 20,
             body_timeout: None,
@@ -147,6 +149,18 @@ impl RouterOptions {
     pub fn stale_status(mut self, status: StaleStatus) -> RouterOptions {
         self.stale_status = status;
         self
+    }
+
+    /// Whether a refusal tells the value of what is there, which saves the client a request; it
+    /// does by default. The paths that have changed are told in any case.
+    pub fn show_values(mut self, yes: bool) -> RouterOptions {
+        self.shows_values = yes;
+        self
+    }
+
+    /// A refusal, as it may be told.
+    fn told(&self, problem: Problem) -> Problem {
+        if self.shows_values { problem } else { problem.without_values() }
     }
 
     /// How refusals are written; as [`ProblemJson`] by default. The status does not depend on it.

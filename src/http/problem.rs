@@ -168,6 +168,13 @@ impl Problem {
         self
     }
 
+    /// Tells of what is there, but not its value: for whom it is not.
+    #[must_use]
+    pub fn without_values(mut self) -> Problem {
+        self.0.hide_values();
+        self
+    }
+
     /// Says the same in other words, and whose error it is: a domain that some dialects name.
     #[must_use]
     pub fn worded(mut self, detail: Option<String>, domain: Option<String>) -> Problem {

@@ -237,3 +237,44 @@ fn g11_a_full_disk_is_told_and_passes() {
     let written = client.call("PUT", PATH, &[JSON, ("if-match", &tag)], &large);
     assert_eq!(written.status, 200, "{written:?}");
 }
+
+#[test]
+fn g4_values_are_told_unless_that_is_switched_off() {
+    let secret = |yes: bool| {
+        let store = Store::in_memory();
+        let client = Client::new(store, RouterOptions::default().show_values(yes));
+        client.call("PUT", "/collections/c", &[JSON], r#"{"unique":["/id"]}"#);
+        let old = client.overwrite("/collections/c/a", r#"{"id":1,"secret":1}"#);
+        client.overwrite("/collections/c/a", r#"{"id":1,"secret":2}"#);
+        let entry = format!(
+            r#"{{"op":"put","collection":"c","key":"a","if_match":{old:?},"value":{{"id":1}}}}"#
+        );
+        let patch = ("content-type", "application/json-patch+json");
+        [
+            ("PUT", "/collections/c/a", ("if-match", &*old), JSON, r#"{"id":1}"#.to_owned()),
+            ("PUT", "/collections/c/b", ("if-none-match", "*"), JSON, r#"{"id":1}"#.to_owned()),
+            (
+                "PATCH",
+                "/collections/c/a",
+                ("if-match", "*"),
+                patch,
+                r#"[{"op":"test","path":"/id","value":2}]"#.to_owned(),
+            ),
+            (
+                "POST",
+                "/transactions",
+                ("prefer", ""),
+                JSON,
+                format!(r#"{{"operations":[{entry}]}}"#),
+            ),
+            ("POST", "/batch", ("prefer", ""), JSON, format!(r#"{{"writes":[{entry}]}}"#)),
+        ]
+        .map(|(method, path, condition, kind, body)| {
+            let answer = client.call(method, path, &[condition, kind], &body);
+            assert!(answer.text().contains("\"version\":"), "{answer:?}");
+            answer.text().contains("secret\":2")
+        })
+    };
+    assert_eq!(secret(true), [true; 5]);
+    assert_eq!(secret(false), [false; 5]);
+}

@@ -39,6 +39,10 @@ pub(crate) struct Serve {
     #[arg(long, value_enum, default_value = "409")]
     stale_status: Stale,
 
+    /// Do not tell in a refusal the value of what is there.
+    #[arg(long)]
+    hide_values: bool,
+
     /// How refusals are written.
     #[arg(long, value_enum, default_value = "problem")]
     dialect: Dialect,
@@ -113,7 +117,10 @@ impl Serve {
             Stale::Conflict => StaleStatus::Conflict,
             Stale::PreconditionFailed => StaleStatus::PreconditionFailed,
         };
-        let options = RouterOptions::default().stale_status(status).body_timeout(self.timeout);
+        let options = RouterOptions::default()
+            .stale_status(status)
+            .show_values(!self.hide_values)
+            .body_timeout(self.timeout);
         let options = match self.dialect {
             Dialect::Problem => options,
             Dialect::Google => options.dialect(Google::default()),

@@ -111,6 +111,17 @@ pub(super) struct Holder {
     pub(super) current: Option<Current>,
 }
 
+impl Members {
+    /// Those of the conflicts of a transaction too.
+    pub(super) fn hide_values(&mut self) {
+        let held = self.held_by.as_mut().and_then(|holder| holder.current.as_mut());
+        for current in self.current.as_mut().into_iter().chain(held) {
+            current.value = None;
+        }
+        self.conflicts.iter_mut().for_each(|problem| problem.0.hide_values());
+    }
+}
+
 /// What is there instead.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "axum", derive(schemars::JsonSchema))]
