@@ -75,6 +75,38 @@ impl Caller {
     }
 }
 
+/// Has a builder say who calls, and with which operation id: what is told of either, and where it
+/// keeps them.
+macro_rules! called {
+    (
+        $builder:ident, $($place:tt).+;
+        $(#[$by:meta])* by;
+        $(#[$operation_id:meta])* operation_id;
+    ) => {
+        impl $builder<'_> {
+            $(#[$by])*
+            pub fn by(mut self, actor: impl Into<$crate::entity::Actor>) -> Self {
+                self.$($place).+.actor = Some(actor.into());
+                self
+            }
+
+            $(#[$operation_id])*
+            pub fn operation_id(mut self, id: impl Into<String>) -> Self {
+                self.$($place).+.operation_id = Some(id.into());
+                self
+            }
+
+            #[cfg(feature = "axum")]
+            pub(crate) fn called_by(mut self, caller: $crate::ids::Caller) -> Self {
+                self.$($place).+ = caller;
+                self
+            }
+        }
+    };
+}
+
+pub(crate) use called;
+
 #[cfg(feature = "axum")]
 impl crate::store::Store {
     /// Whether something with this operation id has landed, whatever it was.

@@ -19,10 +19,9 @@ pub(crate) use terms::{LeaseTerms, LockedLeases};
 
 use crate::clock::Timestamp;
 use crate::collection::{Collection, CollectionState};
-use crate::entity::Actor;
 use crate::error::{Error, Result};
 use crate::group::Group;
-use crate::ids::Caller;
+use crate::ids::{Caller, called};
 use crate::key::{AsKey, Key};
 use crate::lease::run::{Run, Step};
 use crate::map::KeyBuf;
@@ -285,32 +284,6 @@ impl TakeLease<'_> {
         }
         self
     }
-
-    /// Names the holder: told to those who are refused.
-    pub fn by(mut self, actor: impl Into<Actor>) -> Self {
-        self.0.caller.actor = Some(actor.into());
-        self
-    }
-
-    /// Gives the taking an id: if this actor has taken this lease with this id before, that is what
-    /// is returned, with the same token, and nothing is written (G5). See
-    /// [`Write::operation_id`](crate::Write::operation_id); here it stands for the key, the time to
-    /// live and the reason. The lease may have been renewed or have ended since; whether it still
-    /// holds is decided when it is used.
-    ///
-    /// ```
-    /// let store = ifmatch::Store::in_memory();
-    /// let shifts = store.collection::<String, u32>("shifts")?;
-    /// let take = || shifts.lease("s-17").by("payroll").operation_id("june").commit();
-    /// let (first, again) = (take()?, take()?); // the reply was lost, say
-    /// assert!(again.is_replayed() && !first.is_replayed());
-    /// assert_eq!((again.token(), again.expires_at()), (first.token(), first.expires_at()));
-    /// # Ok::<(), ifmatch::Error>(())
-    /// ```
-    pub fn operation_id(mut self, id: impl Into<String>) -> Self {
-        self.0.caller.operation_id = Some(id.into());
-        self
-    }
 }
 
 /// Renewing a lease, not yet run; made by [`Lease::renew`].
@@ -334,47 +307,50 @@ impl Released {
     }
 }
 
-macro_rules! named {
-    ($($builder:ident, $about:literal;)*) => {$(
-        impl $builder<'_> {
-            /// Names who does it: an operation id is this actor's own. Who took the lease stays
-            /// its holder.
-            pub fn by(mut self, actor: impl Into<Actor>) -> Self {
-                self.0.caller.actor = Some(actor.into());
-                self
-            }
-
-            /// Gives the step an id: if this actor has taken it with this id before, the first
-            /// result is returned, and nothing is written (G5). See
-            /// [`Write::operation_id`](crate::Write::operation_id); here it stands for
-            #[doc = $about]
-            pub fn operation_id(mut self, id: impl Into<String>) -> Self {
-                self.0.caller.operation_id = Some(id.into());
-                self
-            }
-        }
-    )*};
+called! {
+    TakeLease, 0.caller;
+    /// Names the holder: told to those who are refused.
+    by;
+    /// Gives the taking an id: if this actor has taken this lease with this id before, that is what
+    /// is returned, with the same token, and nothing is written (G5). See
+    /// [`Write::operation_id`](crate::Write::operation_id); here it stands for the key, the time to
+    /// live and the reason. The lease may have been renewed or have ended since; whether it still
+    /// holds is decided when it is used.
+    ///
+    /// ```
+    /// let store = ifmatch::Store::in_memory();
+    /// let shifts = store.collection::<String, u32>("shifts")?;
+    /// let take = || shifts.lease("s-17").by("payroll").operation_id("june").commit();
+    /// let (first, again) = (take()?, take()?); // the reply was lost, say
+    /// assert!(again.is_replayed() && !first.is_replayed());
+    /// assert_eq!((again.token(), again.expires_at()), (first.token(), first.expires_at()));
+    /// # Ok::<(), ifmatch::Error>(())
+    /// ```
+    operation_id;
 }
 
-named! {
-    RenewLease, "the lease and the time to live.";
-    ReleaseLease, "the lease.";
+called! {
+    RenewLease, 0.caller;
+    /// Names who does it: an operation id is this actor's own. Who took the lease stays its
+    /// holder.
+    by;
+    /// Gives the step an id: if this actor has taken it with this id before, the first result is
+    /// returned, and nothing is written (G5). See
+    /// [`Write::operation_id`](crate::Write::operation_id); here it stands for the lease and the
+    /// time to live.
+    operation_id;
 }
 
-#[cfg(feature = "axum")]
-macro_rules! called {
-    ($($builder:ident)*) => {$(
-        impl $builder<'_> {
-            pub(crate) fn called_by(mut self, caller: Caller) -> Self {
-                self.0.caller = caller;
-                self
-            }
-        }
-    )*};
+called! {
+    ReleaseLease, 0.caller;
+    /// Names who does it: an operation id is this actor's own. Who took the lease stays its
+    /// holder.
+    by;
+    /// Gives the step an id: if this actor has taken it with this id before, the first result is
+    /// returned, and nothing is written (G5). See
+    /// [`Write::operation_id`](crate::Write::operation_id); here it stands for the lease.
+    operation_id;
 }
-
-#[cfg(feature = "axum")]
-called! { TakeLease RenewLease ReleaseLease }
 
 macro_rules! runs {
     ($($builder:ident => $output:ty, $answer:expr, $refusal:literal;)*) => {$(

@@ -24,9 +24,8 @@ pub(crate) use table::OperationTable;
 pub use wait::{WaitForOperation, WaitForOperationFuture};
 
 use crate::contention;
-use crate::entity::Actor;
 use crate::error::{Error, Result};
-use crate::ids::Caller;
+use crate::ids::{Caller, called};
 use crate::operation::step::{Ask, Body, Done, Outcome, Step, Verb};
 #[cfg(doc)]
 use crate::options::Limits;
@@ -120,9 +119,8 @@ impl Operations {
             scope: scope.into(),
             input: None,
             ttl: TTL,
-            actor: None,
             on_busy: OnBusy::Reject,
-            operation_id: None,
+            caller: Caller::default(),
         };
         Begin { operations: self, ask: Box::new(ask) }
     }
@@ -307,18 +305,17 @@ impl Begin<'_> {
         self
     }
 
-    /// Names who begins it: told to those who are refused.
-    pub fn by(mut self, actor: impl Into<Actor>) -> Self {
-        self.ask.actor = Some(actor.into());
-        self
-    }
-
     /// What to do when somebody has the scope: refuse, unless said otherwise.
     pub fn on_busy(mut self, on_busy: OnBusy) -> Self {
         self.ask.on_busy = on_busy;
         self
     }
+}
 
+called! {
+    Begin, ask.caller;
+    /// Names who begins it: told to those who are refused.
+    by;
     /// Gives the beginning an id: if this actor has begun an operation with this id before, that
     /// one is returned, with its token, as long as it is known (G5). A second try after a lost
     /// reply so does not conflict with the first. Kind, scope and input have to be the same.
@@ -332,10 +329,7 @@ impl Begin<'_> {
     /// assert_eq!((again.id(), again.token()), (first.id(), first.token()));
     /// # Ok::<(), ifmatch::Error>(())
     /// ```
-    pub fn operation_id(mut self, id: impl Into<String>) -> Self {
-        self.ask.operation_id = Some(id.into());
-        self
-    }
+    operation_id;
 }
 
 /// A step of an operation that has not been taken yet; made by [`OperationHandle`] and
@@ -347,14 +341,11 @@ pub struct OperationStep<'a> {
     caller: Caller,
 }
 
-impl OperationStep<'_> {
+called! {
+    OperationStep, caller;
     /// Names who takes it: an operation id is this actor's own. Who began the operation stays the
     /// holder of what it leases.
-    pub fn by(mut self, actor: impl Into<Actor>) -> Self {
-        self.caller.actor = Some(actor.into());
-        self
-    }
-
+    by;
     /// Gives the step an id: if this actor has taken it with this id before, it is not taken again,
     /// and the operation is returned as it is now (G5). So a second try of the last step does not
     /// meet an operation that has ended. See [`Write::operation_id`](crate::Write::operation_id);
@@ -371,15 +362,7 @@ impl OperationStep<'_> {
     /// assert!(transfer.complete("12 albums").commit().is_err(), "without the id it has ended");
     /// # Ok::<(), ifmatch::Error>(())
     /// ```
-    pub fn operation_id(mut self, id: impl Into<String>) -> Self {
-        self.caller.operation_id = Some(id.into());
-        self
-    }
-
-    #[cfg(feature = "axum")]
-    pub(crate) fn called_by(self, caller: Caller) -> Self {
-        OperationStep { caller, ..self }
-    }
+    operation_id;
 }
 
 /// A step of an operation being awaited, on any runtime. Begins when it is first polled. Dropped
@@ -406,7 +389,8 @@ impl<'a> Begin<'a> {
     /// outcome is unknown.
     pub fn commit(self) -> Result<Begun> {
         let Begin { operations, ask } = self;
-        let done = commit(&operations.store, Step::Begin(ask), Caller::default())?;
+        let caller = ask.caller.clone();
+        let done = commit(&operations.store, Step::Begin(ask), caller)?;
         begun(operations, done)
     }
 }
@@ -432,8 +416,8 @@ impl<'a> IntoFuture for Begin<'a> {
     fn into_future(self) -> OperationFuture<'a, Begun> {
         let Begin { operations, ask } = self;
         let answer = Box::new(|done| begun(operations, done));
-        let step = Step::Begin(ask);
-        OperationFuture::new(&operations.store, step, Caller::default(), answer)
+        let caller = ask.caller.clone();
+        OperationFuture::new(&operations.store, Step::Begin(ask), caller, answer)
     }
 }
 

@@ -6,13 +6,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Change, Entry, Opened, Sent};
-use super::request::{Intent, json};
+use super::request::{Intent, called, json};
 use super::response;
 use super::service::Service;
 use crate::batch::Batch;
 use crate::collection::Collection;
 use crate::error::Error;
 use crate::http::{Document, Problem, ProblemMembers};
+use crate::ids::Caller;
 use crate::precondition::Precondition;
 use crate::version::Version;
 use crate::write::{Verb, Write};
@@ -142,18 +143,15 @@ fn add<'a>(
 
 /// Each write has an operation id of its own.
 fn finish<'a, O: Verb<Document>>(
-    mut write: Write<'a, String, Document, O>,
+    write: Write<'a, String, Document, O>,
     documents: &Collection<String, Document>,
     entry: &Entry,
     intent: &Intent,
     place: usize,
 ) -> Write<'a, String, Document, O> {
-    if let Some(actor) = &intent.actor {
-        write = write.by(actor.as_str());
-    }
-    if let Some(id) = &intent.operation_id {
-        write = write.operation_id(format!("{id}/{place}"));
-    }
+    let Caller { actor, operation_id } = intent.caller.clone();
+    let operation_id = operation_id.map(|id| format!("{id}/{place}"));
+    let write = called(write, &Caller { actor, operation_id });
     match entry.lease {
         Some(token) => write.holding(&documents.lease_with_token(&*entry.key, token)),
         None => write,

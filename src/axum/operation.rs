@@ -132,11 +132,11 @@ impl Service {
         request: Request,
         path: &str,
     ) -> Result<Response, Problem> {
-        let actor = request::actor(request.headers())?;
-        let operation_id = request::operation_id(request.headers())?;
+        let caller = request::caller(request.headers())?;
         let ask: Ask = request::json(request, &self.options).await?;
         let operations = self.operations(kind)?;
-        let mut begin = operations.begin(ask.scope).on_busy(match ask.on_busy {
+        let begin = operations.begin(ask.scope).called_by(caller);
+        let mut begin = begin.on_busy(match ask.on_busy {
             Busy::Reject => OnBusy::Reject,
             Busy::Queue => OnBusy::Queue,
         });
@@ -145,12 +145,6 @@ impl Service {
         }
         if let Some(millis) = ask.ttl_ms {
             begin = begin.ttl(Duration::from_millis(millis));
-        }
-        if let Some(actor) = actor {
-            begin = begin.by(actor);
-        }
-        if let Some(id) = operation_id {
-            begin = begin.operation_id(id);
         }
         let begun = begin.await.map_err(|error| self.refusal(&error))?;
         let token = Some(begun.token().to_string());

@@ -114,10 +114,10 @@ impl<V: Representation> Served<'_, V> {
     async fn edit(&self, key: &str, edit: &Edit) -> StoreResult<(Version, Option<Document>, bool)> {
         let store = self.entities.store();
         let mut transact = store.transact(|tx| self.run(key, edit, tx));
-        if let Some(actor) = &edit.intent.actor {
-            transact = transact.by(actor.as_str());
+        if let Some(actor) = &edit.intent.caller.actor {
+            transact = transact.by(actor.clone());
         }
-        let done = match &edit.intent.operation_id {
+        let done = match &edit.intent.caller.operation_id {
             None => Once::First(transact.await?),
             Some(id) => {
                 let about = format!("PATCH {}/{key} {}\n", self.entities.name(), edit.kind);

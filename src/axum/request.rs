@@ -24,9 +24,7 @@ pub(super) struct Intent {
     pub(super) conditions: Conditions,
     /// Overwriting is spelled out.
     pub(super) unconditional: bool,
-    pub(super) actor: Option<String>,
-    /// `Idempotency-Key`.
-    pub(super) operation_id: Option<String>,
+    pub(super) caller: Caller,
     /// The token of the lease that the write relies on.
     pub(super) lease: Option<Version>,
     /// The answer needs no body.
@@ -54,8 +52,7 @@ impl Intent {
                 None | Some("false") => false,
                 Some(_) => return Err(malformed("unconditional is true or false")),
             },
-            actor: actor(headers)?,
-            operation_id: operation_id(headers)?,
+            caller: caller(headers)?,
             lease: lease(headers)?,
             minimal: prefers_minimal(headers),
         })
@@ -77,19 +74,14 @@ impl Intent {
     /// Adds to a write what does not depend on its kind.
     pub(super) fn apply<'a, V, O>(
         &self,
-        mut write: Write<'a, String, V, O>,
+        write: Write<'a, String, V, O>,
         entities: &Collection<String, V>,
         key: &str,
     ) -> Write<'a, String, V, O>
     where
         V: Send + Sync + 'static,
     {
-        if let Some(actor) = &self.actor {
-            write = write.by(actor);
-        }
-        if let Some(id) = &self.operation_id {
-            write = write.operation_id(id);
-        }
+        let write = called(write, &self.caller);
         match self.lease {
             Some(token) => write.holding(&entities.lease_with_token(key, token)),
             None => write,
@@ -104,6 +96,20 @@ impl Intent {
             list.push(Precondition::Unconditional);
         }
         list
+    }
+}
+
+/// Says of a write who asks for it, and with which operation id.
+pub(super) fn called<'a, K, V, O>(
+    mut write: Write<'a, K, V, O>,
+    caller: &Caller,
+) -> Write<'a, K, V, O> {
+    if let Some(actor) = &caller.actor {
+        write = write.by(actor.clone());
+    }
+    match &caller.operation_id {
+        Some(id) => write.operation_id(id),
+        None => write,
     }
 }
 

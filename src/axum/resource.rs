@@ -133,7 +133,7 @@ impl<V: Representation> Typed<V> {
             Method::GET | Method::HEAD => served.list(&Asked::of(request.uri().query())?),
             Method::POST => {
                 let sent = Sent::receive(request, options, served.lineage(), absent).await?;
-                let key = new_key(self.entities.name(), &sent.intent).to_string();
+                let key = new_key(self.entities.name(), &sent.intent.caller).to_string();
                 served.write(&key, sent, &format!("{path}/{key}")).await
             }
             Method::OPTIONS => Ok(response::options(METHODS)),

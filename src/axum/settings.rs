@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 
 use super::openapi::{LINE, POINTER};
 use super::path::malformed;
-use super::request::{Intent, body as body_of, caller, expect_json, members, whole_or_null};
+use super::request::{Intent, body as body_of, called, expect_json, members, whole_or_null};
 use super::response;
 use super::service::{Service, Steady};
 use crate::codec::Json;
@@ -229,14 +229,7 @@ impl Service {
         condition: Precondition,
     ) -> Write<'_, String, Vec<u8>, Put> {
         let bytes = serde_json::to_vec(settings).unwrap_or_default();
-        let mut put = self.settings.put(of.key(), bytes).condition(condition);
-        if let Some(actor) = &caller.actor {
-            put = put.by(actor);
-        }
-        match &caller.operation_id {
-            Some(id) => put.operation_id(id),
-            None => put,
-        }
+        called(self.settings.put(of.key(), bytes).condition(condition), caller)
     }
 
     /// `GET /operations/{kind}`.
@@ -346,11 +339,10 @@ impl Service {
         if intent.conditions != Conditions::default() || intent.lease.is_some() {
             return Err(malformed("settings are set as a whole, without conditions or leases"));
         }
-        let caller = caller(&parts.headers)?;
         // No body at all would set everything back.
         expect_json(&parts.headers)?;
         let body = body_of(Request::from_parts(parts, body), &self.options).await?;
-        Ok((members(&body)?, caller))
+        Ok((members(&body)?, intent.caller))
     }
 
     fn shown<'a>(&self, name: &str, settings: &'a CollectionSettings) -> Shown<'a> {

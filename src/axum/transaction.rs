@@ -55,10 +55,10 @@ impl Service {
             entries.iter().try_for_each(|entry| stage(tx, entry, &opened))
         };
         let mut transact = self.store.transact(run);
-        if let Some(actor) = &intent.actor {
-            transact = transact.by(actor.as_str());
+        if let Some(actor) = &intent.caller.actor {
+            transact = transact.by(actor.clone());
         }
-        let done = match &intent.operation_id {
+        let done = match &intent.caller.operation_id {
             None => transact.await.map(Once::First),
             Some(id) => transact.operation_id(id).payload(bytes).await,
         };

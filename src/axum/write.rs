@@ -12,8 +12,10 @@ use super::response;
 use super::served::Served;
 use super::service::Service;
 use crate::conflict::Reason;
+use crate::entity::Actor;
 use crate::error::Error;
 use crate::http::{Document, Problem};
+use crate::ids::Caller;
 use crate::precondition::{Precondition, decide};
 use crate::version::Lineage;
 use crate::write::Committed;
@@ -47,7 +49,7 @@ impl Service {
         path: &str,
     ) -> Result<Response, Problem> {
         let sent = Sent::receive(request, &self.options, self.store.lineage(), absent).await?;
-        let key = new_key(collection, &sent.intent).to_string();
+        let key = new_key(collection, &sent.intent.caller).to_string();
         self.write(collection, &key, sent, &format!("{path}/{key}")).await
     }
 
@@ -194,10 +196,10 @@ pub(super) fn absent(mut list: Vec<Precondition>) -> Result<Vec<Precondition>, P
 
 /// A key that is free. With an operation id it follows from that (RFC 9562 section 5.5), so that a
 /// second try writes the same key as the first, and is known for what it is.
-pub(super) fn new_key(collection: &str, intent: &Intent) -> Uuid {
+pub(super) fn new_key(collection: &str, caller: &Caller) -> Uuid {
     const NAMESPACE: Uuid = Uuid::from_u128(0x9d2c_5e01_7a43_4b6f_8e15_c0f2_63ab_d874);
-    let Some(id) = &intent.operation_id else { return Uuid::now_v7() };
-    let actor = intent.actor.as_deref();
+    let Some(id) = &caller.operation_id else { return Uuid::now_v7() };
+    let actor = caller.actor.as_ref().map(Actor::as_str);
     // Lengths keep one name from running into the next.
     let parts = [Some(collection), actor, Some(id)].map(|part| match part {
         Some(part) => format!("{}:{part}", part.len()),

@@ -5,9 +5,8 @@ use std::future::IntoFuture;
 use std::sync::Arc;
 
 use crate::collection::Collection;
-use crate::entity::Actor;
 use crate::error::{Error, Limit, Result};
-use crate::ids::Caller;
+use crate::ids::{Caller, called};
 use crate::key::{AsKey, Key};
 use crate::lease::{Held, Hold, Leasable, Lease, entry_key};
 use crate::map::{KeyBuf, State};
@@ -85,26 +84,6 @@ impl LeaseForOperation<'_> {
         self
     }
 
-    /// Names who takes it: an operation id is this actor's own. The holder of the lease is who
-    /// began the operation.
-    pub fn by(mut self, actor: impl Into<Actor>) -> Self {
-        self.caller.actor = Some(actor.into());
-        self
-    }
-
-    /// Gives the step an id: if this actor has taken it with this id before, the lease that it gave
-    /// is returned, also if that has ended since (G5). See
-    /// [`OperationStep::operation_id`](crate::OperationStep::operation_id).
-    pub fn operation_id(mut self, id: impl Into<String>) -> Self {
-        self.caller.operation_id = Some(id.into());
-        self
-    }
-
-    #[cfg(feature = "axum")]
-    pub(crate) fn called_by(self, caller: Caller) -> Self {
-        LeaseForOperation { caller, ..self }
-    }
-
     /// Takes the lease and blocks until that is durable (G3).
     ///
     /// # Errors
@@ -120,6 +99,17 @@ impl LeaseForOperation<'_> {
         let done = commit(&handle.operations.store, step(handle, &leasing), caller)?;
         lease(&leasing, done)
     }
+}
+
+called! {
+    LeaseForOperation, caller;
+    /// Names who takes it: an operation id is this actor's own. The holder of the lease is who
+    /// began the operation.
+    by;
+    /// Gives the step an id: if this actor has taken it with this id before, the lease that it gave
+    /// is returned, also if that has ended since (G5). See
+    /// [`OperationStep::operation_id`](crate::OperationStep::operation_id).
+    operation_id;
 }
 
 impl<'a> IntoFuture for LeaseForOperation<'a> {

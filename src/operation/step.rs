@@ -45,9 +45,8 @@ pub(crate) struct Ask {
     pub(crate) scope: String,
     pub(crate) input: Option<Arc<[u8]>>,
     pub(crate) ttl: Duration,
-    pub(crate) actor: Option<Actor>,
     pub(crate) on_busy: OnBusy,
-    pub(crate) operation_id: Option<String>,
+    pub(crate) caller: Caller,
 }
 
 pub(crate) enum Verb {
@@ -88,13 +87,9 @@ pub(crate) enum Outcome {
 pub(crate) type Body = Box<dyn FnMut(&mut Transaction<'_>) -> Result<Done> + Send>;
 
 /// A step as a transaction.
-pub(crate) fn run(store: &Arc<Inner>, step: Step, mut caller: Caller) -> Run<Body, Done> {
-    if let Step::Begin(ask) = &step {
-        let Ask { actor, operation_id, .. } = &**ask;
-        caller = Caller { actor: actor.clone(), operation_id: operation_id.clone() };
-    }
+pub(crate) fn run(store: &Arc<Inner>, step: Step, caller: Caller) -> Run<Body, Done> {
     let actor = match &step {
-        Step::Begin(ask) => ask.actor.clone(),
+        Step::Begin(ask) => ask.caller.actor.clone(),
         // What it leases is its holder's.
         Step::Hold { id, token: Some(_), .. } => store.operations.started_by(id),
         Step::Expire(_) => Some(Actor::from(EXPIRY)),
@@ -235,7 +230,8 @@ impl<'t, 's> Steps<'t, 's> {
 
     fn begin(&mut self, ask: &Ask) -> Result<Outcome> {
         self.check(ask)?;
-        let claim = ask.operation_id.as_ref().map(|id| claim(ask.actor.as_ref(), id));
+        let Caller { actor, operation_id } = &ask.caller;
+        let claim = operation_id.as_ref().map(|id| claim(actor.as_ref(), id));
         if let Some(claim) = &claim
             && let Some(begun) = self.tx.get(&self.data.begun, claim)?
         {
@@ -258,8 +254,8 @@ impl<'t, 's> Steps<'t, 's> {
             token,
             ttl: ask.ttl,
             created_at: self.now.time,
-            started_by: ask.actor.clone(),
-            operation_id: ask.operation_id.clone(),
+            started_by: actor.clone(),
+            operation_id: operation_id.clone(),
             input: ask.input.clone(),
             end: None,
         };
@@ -286,15 +282,13 @@ impl<'t, 's> Steps<'t, 's> {
         let limits = &self.store.limits;
         let millis = usize::try_from(ask.ttl.as_millis()).unwrap_or(usize::MAX);
         let input = ask.input.as_ref().map_or(0, |input| input.len());
-        let operation_id = ask.operation_id.as_ref().map_or(0, String::len);
         let place = || "the kind of an operation".to_owned();
         limits.check(Limit::KeyBytes, ask.kind.len(), place)?;
         limits
             .check(Limit::KeyBytes, ask.scope.len(), || "the scope of an operation".to_owned())?;
         let place = || format!("{} in scope {}", ask.kind, ask.scope);
         limits.check(Limit::ValueBytes, input, place)?;
-        limits.check(Limit::OperationMillis, millis, place)?;
-        limits.check(Limit::OperationIdBytes, operation_id, place)
+        limits.check(Limit::OperationMillis, millis, place)
     }
 
     /// What was begun with this operation id before.
@@ -305,7 +299,7 @@ impl<'t, 's> Steps<'t, 's> {
         let record = self.tx.get(&self.data.records, id)?.ok_or(Error::Restart)?;
         let asked = (&*ask.kind, ask.own_scope, &ask.scope, &ask.input);
         if asked != (&*record.kind, record.own_scope, &record.scope, &record.input) {
-            let id = ask.operation_id.clone().unwrap_or_default();
+            let id = ask.caller.id().to_owned();
             let version = record.version().ok_or(Error::Restart)?;
             return Err(Error::KeyReused { id, version });
         }
