@@ -1,16 +1,16 @@
 //! Answers of another application's handlers: an entity with its validators, or a refusal.
 
-use ::axum::body::Body;
 use ::axum::response::{IntoResponse, Response};
-use ::http::header::{self, HeaderValue};
-use ::http::{Method, StatusCode};
+use ::http::StatusCode;
 use serde::Serialize;
 
+use super::read::status;
+use super::representation::shown;
 use super::response;
 use crate::collection::Collection;
 use crate::entity::Entity;
 use crate::error::Error;
-use crate::http::{Conditions, Problem, ProblemReason, StaleStatus, Verdict};
+use crate::http::{Conditions, Problem, ProblemReason, StaleStatus};
 use crate::version::EntityTag;
 use crate::write::Committed;
 
@@ -88,16 +88,8 @@ impl<V> Tagged<V> {
             let detail = format!("there is no {name}/{key}; check the key, or create it");
             return Err(Problem::new(ProblemReason::NotFound, detail).on(name, key).into());
         };
-        let (lineage, current) = (collection.store.lineage, entity.metadata());
-        let status = match conditions.evaluate(&Method::GET, lineage, Some(current)) {
-            Verdict::Proceed => StatusCode::OK,
-            Verdict::NotModified => StatusCode::NOT_MODIFIED,
-            Verdict::PreconditionFailed => {
-                let problem = Problem::failed_read(conditions, lineage, current);
-                return Err(problem.on(name, key).into());
-            }
-        };
-        let tag = EntityTag { lineage, version: entity.version() };
+        let status = status(collection, key, conditions, &entity)?;
+        let tag = EntityTag { lineage: collection.store.lineage, version: entity.version() };
         Ok(Tagged { entity, tag, status, replayed: false })
     }
 
@@ -118,20 +110,11 @@ impl<V> Tagged<V> {
 
 impl<V: Serialize> IntoResponse for Tagged<V> {
     fn into_response(self) -> Response {
-        let body = match serde_json::to_vec(self.entity.value()) {
-            Ok(body) => body,
-            Err(error) => {
-                let detail = format!("the value cannot be shown as JSON: {error}");
-                return Problem::new(ProblemReason::Internal, detail).into_response();
-            }
+        let document = match shown(self.entity.value()) {
+            Ok(document) => document,
+            Err(problem) => return problem.into_response(),
         };
-        if self.status == StatusCode::NOT_MODIFIED {
-            return response::not_modified(self.tag, body.len());
-        }
-        let mut answer = response::with_metadata(self.status, self.tag, &self.entity);
-        let json = HeaderValue::from_static("application/json");
-        answer.headers_mut().insert(header::CONTENT_TYPE, json);
-        *answer.body_mut() = Body::from(body);
+        let answer = response::entity(self.status, self.tag, &self.entity, document);
         response::replayed(answer, self.replayed)
     }
 }

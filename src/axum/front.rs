@@ -37,16 +37,15 @@ impl Begun {
 
     /// Writes out what came of it.
     pub(super) fn end(
-        self,
+        &self,
         answer: Result<Response, Problem>,
         options: &RouterOptions,
         timers: &Timers,
     ) -> Response {
-        let Begun { path, span, at, .. } = self;
-        let dialect = &*options.dialect;
-        let answer = answer
-            .unwrap_or_else(|problem| response::problem(&options.told(problem).at(path), dialect));
-        trace::answered(&span, answer.status(), timers.now().saturating_sub(at));
+        let answer = answer.unwrap_or_else(|problem| {
+            response::problem(&options.told(problem).at(&*self.path), &*options.dialect)
+        });
+        trace::answered(&self.span, answer.status(), timers.now().saturating_sub(self.at));
         answer
     }
 }

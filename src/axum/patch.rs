@@ -155,7 +155,7 @@ impl<V: Representation> Served<'_, V> {
             return Ok(None);
         }
         let changed = match seen {
-            None => Err(self.absent(key)),
+            None => Err(self.no_document(key)),
             Some(seen) => self.changed(key, edit, &seen, entity.as_ref()),
         };
         let value = changed.map_err(|problem| Error::refused(Unpatched(problem)))?;
@@ -208,7 +208,7 @@ impl<V: Representation> Served<'_, V> {
             (Some(entity), _) if intent.minimal => {
                 response::minimal(StatusCode::NO_CONTENT, tag, &entity)
             }
-            (Some(entity), _) => response::entity(StatusCode::OK, tag, &entity)?,
+            (Some(entity), _) => response::entity(StatusCode::OK, tag, &entity, entity.show()?),
             (None, Some(document)) => response::bare(tag, document),
             (None, None) => response::deleted(tag),
         })

@@ -15,6 +15,7 @@ use super::request::conditions;
 use super::response;
 use super::served::Served;
 use super::service::{Service, Steady};
+use crate::collection::Collection;
 use crate::entity::Entity;
 use crate::http::{Conditions, Document, Problem, Verdict};
 
@@ -82,6 +83,28 @@ impl Asked {
     }
 }
 
+/// The status of the answer to who reads an entity: 200, or 304 if the conditions say that it is
+/// there already.
+///
+/// # Errors
+/// 412.
+pub(super) fn status<V: Send + Sync + 'static>(
+    collection: &Collection<String, V>,
+    key: &str,
+    conditions: &Conditions,
+    entity: &Entity<V>,
+) -> Result<StatusCode, Problem> {
+    let (lineage, current) = (collection.store.lineage, entity.metadata());
+    match conditions.evaluate(&Method::GET, lineage, Some(current)) {
+        Verdict::Proceed => Ok(StatusCode::OK),
+        Verdict::NotModified => Ok(StatusCode::NOT_MODIFIED),
+        Verdict::PreconditionFailed => {
+            let problem = Problem::failed_read(conditions, lineage, current);
+            Err(problem.on(collection.name(), key))
+        }
+    }
+}
+
 impl<V: Representation> Served<'_, V> {
     /// The entity, unless the caller has it.
     ///
@@ -89,17 +112,9 @@ impl<V: Representation> Served<'_, V> {
     /// 404, 412, and if the store cannot be read.
     pub(super) fn get(&self, key: &str, conditions: &Conditions) -> Result<Response, Problem> {
         let found = self.entities.get(key).map_err(|error| self.failure(&error, conditions))?;
-        let entity = found.ok_or_else(|| self.absent(key))?;
-        let (lineage, current) = (self.lineage(), entity.metadata());
-        let tag = self.tag(entity.version());
-        match conditions.evaluate(&Method::GET, lineage, Some(current)) {
-            Verdict::Proceed => response::entity(StatusCode::OK, tag, &entity),
-            Verdict::NotModified => Ok(response::not_modified(tag, entity.show()?.json().len())),
-            Verdict::PreconditionFailed => {
-                let problem = Problem::failed_read(conditions, lineage, current);
-                Err(problem.on(self.entities.name(), key))
-            }
-        }
+        let entity = found.ok_or_else(|| self.no_document(key))?;
+        let status = status(&self.entities, key, conditions, &entity)?;
+        Ok(response::entity(status, self.tag(entity.version()), &entity, entity.show()?))
     }
 
     /// A page of entities in the order of their keys.

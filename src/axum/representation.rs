@@ -42,9 +42,17 @@ impl<V: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Representa
     }
 
     fn show(&self) -> Result<Document, Problem> {
-        serde_json::to_string(self).map(Document::serialized).map_err(|error| {
-            let detail = format!("the value cannot be shown as JSON: {error}");
-            Problem::new(ProblemReason::Internal, detail)
-        })
+        shown(self)
     }
+}
+
+/// A value as serde writes it.
+///
+/// # Errors
+/// 500.
+pub(super) fn shown(value: &impl Serialize) -> Result<Document, Problem> {
+    serde_json::to_string(value).map(Document::serialized).map_err(|error| {
+        let detail = format!("the value cannot be shown as JSON: {error}");
+        Problem::new(ProblemReason::Internal, detail)
+    })
 }

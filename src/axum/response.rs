@@ -6,7 +6,6 @@ use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
-use super::representation::Representation;
 use crate::entity::Entity;
 use crate::http::{Dialect, Document, Problem};
 use crate::version::{EntityTag, Version};
@@ -16,21 +15,22 @@ const WRITTEN_BY: HeaderName = HeaderName::from_static("ifmatch-written-by");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// An entity and all that is known of it.
-///
-/// # Errors
-/// 500 if its value has no representation.
-pub(super) fn entity<V: Representation>(
+/// An entity as it is shown, and all that is known of it; with 304 its tag alone.
+pub(super) fn entity<V>(
     status: StatusCode,
     tag: EntityTag,
     entity: &Entity<V>,
-) -> Result<Response, Problem> {
-    let body = Bytes::from_owner(entity.show()?);
+    shown: Document,
+) -> Response {
+    if status == StatusCode::NOT_MODIFIED {
+        return not_modified(tag, shown.json().len());
+    }
+    let body = Bytes::from_owner(shown);
     let mut response = with_metadata(status, tag, entity);
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     *response.body_mut() = Body::from(body);
-    Ok(response)
+    response
 }
 
 /// What is known of an entity, without it: the caller prefers that.
@@ -42,7 +42,7 @@ pub(super) fn minimal<V>(status: StatusCode, tag: EntityTag, entity: &Entity<V>)
 }
 
 /// 304: the caller has it already. Without a length axum would say that it is 0.
-pub(super) fn not_modified(tag: EntityTag, length: usize) -> Response {
+fn not_modified(tag: EntityTag, length: usize) -> Response {
     let mut response = empty(StatusCode::NOT_MODIFIED);
     response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     insert_tag(response.headers_mut(), tag);
@@ -120,7 +120,7 @@ pub(super) fn replayed(mut response: Response, replayed: bool) -> Response {
 }
 
 /// What is known of an entity, without a body.
-pub(super) fn with_metadata<V>(status: StatusCode, tag: EntityTag, entity: &Entity<V>) -> Response {
+fn with_metadata<V>(status: StatusCode, tag: EntityTag, entity: &Entity<V>) -> Response {
     let mut response = empty(status);
     let headers = response.headers_mut();
     insert_tag(headers, tag);

@@ -38,7 +38,7 @@ impl<V: Representation> Served<'_, V> {
     }
 
     /// A 404.
-    pub(super) fn absent(&self, key: &str) -> Problem {
+    pub(super) fn no_document(&self, key: &str) -> Problem {
         no_document(self.entities.name(), key)
     }
 }

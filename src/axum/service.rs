@@ -57,9 +57,8 @@ pub(super) async fn handle(State(service): State<Arc<Service>>, mut request: Req
     };
     let answer = answer.instrument(begun.span.clone()).await;
     let refusal = answer.as_ref().err().map(|problem| problem.reason().as_str());
-    let method = begun.method.clone();
     let answer = begun.end(answer, options, timers);
-    service.metrics.answered(&method, answer.status(), refusal);
+    service.metrics.answered(&begun.method, answer.status(), refusal);
     answer
 }
 

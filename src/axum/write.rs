@@ -117,10 +117,7 @@ impl<V: Representation> Served<'_, V> {
         path: &str,
     ) -> Result<Response, Problem> {
         let Sent { intent, preconditions, value } = sent;
-        let mut preconditions = preconditions.into_iter();
-        let first = preconditions.next().ok_or_else(Problem::precondition_required)?;
-        let put = self.entities.put(key, value).condition(first);
-        let put = preconditions.fold(put, |put, next| put.condition(next));
+        let put = self.entities.put(key, value).under(preconditions)?;
         let written = intent.apply(put, &self.entities, key).await;
         let written = written.map_err(|error| self.failure(&error, &intent.conditions))?;
         self.written(&written, &intent, path)
@@ -148,7 +145,7 @@ impl<V: Representation> Served<'_, V> {
             Err(Error::Conflict(conflict))
                 if matches!(conflict.reason(), Reason::Absent | Reason::Deleted) =>
             {
-                Err(self.absent(key))
+                Err(self.no_document(key))
             }
             Err(error) => Err(self.failure(&error, &intent.conditions)),
         }
@@ -169,9 +166,12 @@ impl<V: Representation> Served<'_, V> {
         };
         let answer = match intent.minimal {
             true => response::minimal(status, tag, entity),
-            false if V::IS_LITERAL => response::entity(status, tag, entity)?,
+            false => response::entity(status, tag, entity, entity.show()?),
+        };
+        let answer = match intent.minimal || V::IS_LITERAL {
+            true => answer,
             // The tag is that of this body, and not of the one that was sent.
-            false => response::content_of(response::entity(status, tag, entity)?, path),
+            false => response::content_of(answer, path),
         };
         let answer = response::replayed(answer, written.is_replayed());
         Ok(if created { response::located(answer, path) } else { answer })

@@ -158,7 +158,16 @@ impl<'a, K, V, O> Write<'a, K, V, O, Unconditioned> {
     /// # Errors
     /// 428 if they name no condition that applies to writes (G6).
     pub fn conditions(self, conditions: &Conditions) -> Result<Write<'a, K, V, O>, Problem> {
-        let mut list = conditions.preconditions(self.request.store.lineage).into_iter();
+        let list = conditions.preconditions(self.request.store.lineage);
+        self.under(list)
+    }
+
+    /// Under all of these.
+    ///
+    /// # Errors
+    /// 428 if there are none.
+    pub(crate) fn under(self, list: Vec<Precondition>) -> Result<Write<'a, K, V, O>, Problem> {
+        let mut list = list.into_iter();
         let first = list.next().ok_or_else(Problem::precondition_required)?;
         Ok(list.fold(self.condition(first), Write::condition))
     }
