@@ -79,12 +79,12 @@ fn main() {
     let mut bare = Command::new(std::env::current_exe().unwrap());
     bare.arg(BARE);
     let servers = [Server::start(&mut ours), Server::start(&mut bare)];
+    for server in &servers {
+        load(server, ["-t1", "-c8"], FILL, place.path());
+    }
     println!("{:>40} {:>9} {:>9} {:>7}", "requests/s, medians", "ifmatch", "bare", "ratio");
     for (name, arguments, script) in LOADS {
         let mut rounds = [const { Vec::new() }; 2];
-        for server in &servers {
-            load(server, ["-t1", "-c8"], FILL, place.path());
-        }
         for _ in 0..ROUNDS {
             for (server, rounds) in servers.iter().zip(&mut rounds) {
                 rounds.push(load(server, arguments, script, place.path()));
